@@ -1,0 +1,89 @@
+//! Settings: what is frozen when a store is created, and what can be tuned at every open.
+
+use std::time::Duration;
+
+/// Parameters written into the superblock when a store is created; later opens use what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatParams {
+    /// Size of the smallest segment file in bytes (power of two, 64 KiB to 1 GiB). Default 256 KiB.
+    /// A new store starts with three of them, so it is what a tiny store costs.
+    pub segment_bytes_min: u32,
+    /// Size of the largest ordinary segment file in bytes (power of two, up to 1 GiB). Default
+    /// 64 MiB. Larger segments mean fewer files, coarser reuse of space.
+    pub segment_bytes_max: u32,
+}
+
+impl Default for FormatParams {
+    fn default() -> Self {
+        Self { segment_bytes_min: 256 << 10, segment_bytes_max: 64 << 20 }
+    }
+}
+
+/// Settings that are not persisted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunables {
+    /// Log buffers, one per core that writes. Default 1. A [`Writer`](crate::Writer) says which it
+    /// appends to; the number is taken modulo this.
+    pub log_buffers: usize,
+    /// Shortest time between two flushes asked for by [`Store::request_flush`]
+    /// (crate::Store::request_flush). Default 500 microseconds. An idle store flushes at once.
+    /// Shorter lowers latency under load and costs CPU.
+    pub flush_interval: Duration,
+    /// Appended but unwritten bytes at which committers wait for a flush. Default 32 MiB.
+    pub buffered_bytes_max: usize,
+    /// Page bytes a transaction stages in memory before they are spilled to the log ahead of the
+    /// commit. Default 8 MiB.
+    pub spill_bytes: usize,
+    /// Log bytes after which a checkpoint is taken, and so the most that recovery replays
+    /// (roughly). Default 256 MiB.
+    pub checkpoint_log_bytes: u64,
+    /// Segment files kept open for reading. Default 256.
+    pub open_segments_max: usize,
+}
+
+impl Default for Tunables {
+    fn default() -> Self {
+        Self {
+            log_buffers: 1,
+            flush_interval: Duration::from_micros(500),
+            buffered_bytes_max: 32 << 20,
+            spill_bytes: 8 << 20,
+            checkpoint_log_bytes: 256 << 20,
+            open_segments_max: 256,
+        }
+    }
+}
+
+/// Who runs the store's background work (flushes that were asked for, segments filled ahead,
+/// checkpoints).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Background {
+    /// Two threads of the store's own.
+    #[default]
+    Threads,
+    /// Nobody: the caller does, with [`Store::flush`](crate::Store::flush) and
+    /// [`Store::maintain`](crate::Store::maintain). A run is then a function of its calls, which
+    /// is what simulation needs.
+    Manual,
+}
+
+/// How to open a store.
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    /// Create a store if there is none. Default: no.
+    pub create: bool,
+    /// Used when a store is created.
+    pub format: FormatParams,
+    /// Used by this open.
+    pub tunables: Tunables,
+    /// Who runs the background work.
+    pub background: Background,
+}
+
+impl StoreOptions {
+    /// Options that create the store if there is none.
+    #[must_use]
+    pub fn create() -> Self {
+        Self { create: true, ..Self::default() }
+    }
+}

@@ -1,0 +1,467 @@
+//! The facet's one writer: stages pages, spills them when they are many, commits them.
+
+use std::sync::{Arc, OnceLock};
+
+use rustc_hash::FxHashMap;
+
+use super::snapshot::read_stored;
+use super::{Facet, Snapshot};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::format::record::{self, CommitHeader};
+use crate::format::{StoredRef, page};
+use crate::log::{CommitEffect, Effect, PageEffect, SpillPlace};
+use crate::map::PageRef;
+use crate::segments::{LiveChanges, Purpose};
+use crate::types::{PageNo, PageSize, Ticket, View};
+
+/// A page of the open transaction.
+#[derive(Debug)]
+enum Staged {
+    /// In memory.
+    Image(Arc<[u8]>),
+    /// In the log already, ahead of the commit, and pinned there.
+    Spilled(StoredRef),
+}
+
+/// Writes to a facet, one transaction after the other. While it exists no other writer does;
+/// dropping it discards what is staged.
+///
+/// ```
+/// # use lapidary_engine::*;
+/// # use std::sync::Arc;
+/// # let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+/// let store = Store::open(environment, StoreOptions::create())?;
+/// let facet = store.create_facet(&FacetName::new("tenants/a")?)?;
+/// let mut writer = facet.begin_write(&facet.snapshot(View::Latest)?)?;
+/// writer.set_page_size(PageSize::from_bytes(4096).unwrap())?;
+/// writer.write_page(PageNo(1), &[7; 4096])?;
+/// let ticket = writer.commit(0)?;
+/// store.wait_durable(ticket)?;
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Writer {
+    base: Snapshot,
+    stage: Stage,
+}
+
+/// The open transaction: what differs from the base.
+#[derive(Debug, Default)]
+struct Stage {
+    pages: FxHashMap<u32, Staged>,
+    page_size: Option<PageSize>,
+    page_count: u32,
+    /// Pages of the base that are still part of the transaction's view.
+    pages_kept: u32,
+    /// Bytes of the staged pages that are in memory.
+    image_bytes: usize,
+    is_dirty: bool,
+}
+
+impl Stage {
+    /// Starts over from `base`, keeping the table's memory.
+    fn rewind(&mut self, base: &Snapshot) {
+        debug_assert!(self.pages.is_empty(), "what was staged is committed or released");
+        self.page_size = base.page_size();
+        self.page_count = base.page_count();
+        self.pages_kept = self.page_count;
+        self.image_bytes = 0;
+        self.is_dirty = false;
+    }
+
+    /// Reads a page in the view of this stage over `base`.
+    fn read_page(&self, base: &Snapshot, page: PageNo, into: &mut [u8]) -> Result<()> {
+        let name = || base.facet().name().to_string();
+        if page.0 == 0
+            || page.0 > self.page_count
+            || self.page_size.map(PageSize::bytes) != Some(into.len())
+        {
+            return Err(Error::InvalidInput(format!(
+                "facet {}: page {page} of {} bytes was asked for, but it has {} pages of {} bytes",
+                name(),
+                into.len(),
+                self.page_count,
+                self.page_size.map_or(0, PageSize::bytes),
+            )));
+        }
+        match self.pages.get(&page.0) {
+            Some(Staged::Image(image)) => into.copy_from_slice(image),
+            Some(Staged::Spilled(reference)) => {
+                read_stored(&base.facet().core, *reference, page, into, name)?;
+            }
+            None if page.0 <= self.pages_kept => base.read_page(page, into)?,
+            None => into.fill(0),
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// A writer that starts from `base`; the facet's place for a writer was taken by the caller.
+    pub(super) fn new(base: Snapshot) -> Self {
+        let mut stage = Stage::default();
+        stage.rewind(&base);
+        Self { base, stage }
+    }
+
+    fn facet(&self) -> &Arc<Facet> {
+        self.base.facet()
+    }
+
+    fn core(&self) -> &Core {
+        &self.facet().core
+    }
+
+    /// The version the transaction started from; after a commit, the one committed.
+    #[must_use]
+    pub fn base(&self) -> &Snapshot {
+        &self.base
+    }
+
+    /// Whether anything was changed since the writer began, or last committed or discarded.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.stage.is_dirty
+    }
+
+    /// Page size in the transaction's view.
+    #[must_use]
+    pub fn page_size(&self) -> Option<PageSize> {
+        self.stage.page_size
+    }
+
+    /// Number of pages in the transaction's view.
+    #[must_use]
+    pub fn page_count(&self) -> u32 {
+        self.stage.page_count
+    }
+
+    fn invalid(&self, what: impl std::fmt::Display) -> Error {
+        Error::InvalidInput(format!("facet {}: {what}", self.facet().name()))
+    }
+
+    /// Sets the page size of a facet that has no pages.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if it has pages.
+    pub fn set_page_size(&mut self, size: PageSize) -> Result<()> {
+        if self.stage.page_count > 0 {
+            return Err(self.invalid("its page size can only be set while it has no pages"));
+        }
+        self.stage.page_size = Some(size);
+        Ok(())
+    }
+
+    /// Stages a page. One beyond the end lengthens the facet; pages in between read as zeros.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for page 0 or a length that is not the page size. When the staged
+    /// pages are spilled: as [`commit`](Self::commit), and what is staged is discarded.
+    pub fn write_page(&mut self, page: PageNo, bytes: &[u8]) -> Result<()> {
+        if page.0 == 0 || self.stage.page_size.map(PageSize::bytes) != Some(bytes.len()) {
+            return Err(self.invalid(format_args!(
+                "page {page} of {} bytes cannot be written where pages have {} bytes",
+                bytes.len(),
+                self.stage.page_size.map_or(0, PageSize::bytes),
+            )));
+        }
+        self.stage.is_dirty = true;
+        self.stage.page_count = self.stage.page_count.max(page.0);
+        match self.stage.pages.get_mut(&page.0) {
+            // The same page again: nobody else holds the image, so its memory can be reused.
+            Some(Staged::Image(image)) => match Arc::get_mut(image) {
+                Some(image) => image.copy_from_slice(bytes),
+                None => *image = Arc::from(bytes),
+            },
+            _ => {
+                let replaced = self.stage.pages.insert(page.0, Staged::Image(Arc::from(bytes)));
+                self.stage.image_bytes += bytes.len();
+                self.release(replaced);
+                if self.stage.image_bytes > self.core().tunables.spill_bytes {
+                    self.spill().inspect_err(|_| self.discard())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a page in the transaction's view: a staged one, else the base's.
+    ///
+    /// # Errors
+    /// As [`Snapshot::read_page`].
+    pub fn read_page(&self, page: PageNo, into: &mut [u8]) -> Result<()> {
+        self.stage.read_page(&self.base, page, into)
+    }
+
+    /// Sets the number of pages. Pages cut off are gone: if the facet grows again they are zeros.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if the facet never had a page and `pages` is not 0.
+    pub fn set_page_count(&mut self, pages: u32) -> Result<()> {
+        if pages > 0 && self.stage.page_size.is_none() {
+            return Err(self.invalid("its page size must be set before it can have pages"));
+        }
+        if pages == self.stage.page_count {
+            return Ok(());
+        }
+        self.stage.is_dirty = true;
+        if pages < self.stage.page_count {
+            let gone: Vec<u32> =
+                self.stage.pages.keys().copied().filter(|&page| page > pages).collect();
+            for page in gone {
+                let staged = self.stage.pages.remove(&page);
+                self.release(staged);
+            }
+            self.stage.pages_kept = self.stage.pages_kept.min(pages);
+        }
+        self.stage.page_count = pages;
+        Ok(())
+    }
+
+    /// Cuts the transaction's whole content, taken as one run of `size_bytes` bytes, into pages of
+    /// another size. The last page is filled up with zeros.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if the content is shorter, or too long for pages of that size;
+    /// otherwise as [`read_page`](Self::read_page) and [`write_page`](Self::write_page).
+    pub fn rechunk(&mut self, size: PageSize, size_bytes: u64) -> Result<()> {
+        let old_size =
+            self.stage.page_size.ok_or_else(|| self.invalid("it has no pages to cut"))?;
+        if size_bytes > u64::from(self.stage.page_count) * old_size.bytes() as u64 {
+            return Err(self.invalid("it is shorter than what is to be cut into pages"));
+        }
+        let page_count = u32::try_from(size_bytes.div_ceil(size.bytes() as u64))
+            .map_err(|_| self.invalid("it is too long for pages of that size"))?;
+
+        let old = std::mem::take(&mut self.stage);
+        let result = self.stage_cut(&old, old_size, size, size_bytes);
+        for staged in old.pages.values() {
+            self.unpin_spilled(staged);
+        }
+        result?;
+        self.stage.page_count = page_count;
+        Ok(())
+    }
+
+    /// Stages what `old` shows, in pages of `size`.
+    fn stage_cut(
+        &mut self,
+        old: &Stage,
+        old_size: PageSize,
+        size: PageSize,
+        size_bytes: u64,
+    ) -> Result<()> {
+        self.stage.page_size = Some(size);
+        self.stage.is_dirty = true;
+        // The base stays as it is while pages are staged, even if staging fails half-way.
+        let base = self.base.clone();
+        let (mut from, mut to) = (vec![0; old_size.bytes()], Vec::with_capacity(size.bytes()));
+        let mut left = size_bytes;
+        let mut source = 0;
+        let mut target = 0;
+        while left > 0 {
+            source += 1;
+            old.read_page(&base, PageNo(source), &mut from)?;
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(from.len());
+            left -= len as u64;
+            for piece in from[..len].chunks(size.bytes().min(old_size.bytes())) {
+                to.extend_from_slice(piece);
+                if to.len() == size.bytes() {
+                    target += 1;
+                    self.write_page(PageNo(target), &to)?;
+                    to.clear();
+                }
+            }
+        }
+        if !to.is_empty() {
+            to.resize(size.bytes(), 0);
+            self.write_page(PageNo(target + 1), &to)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the staged images to the log ahead of the commit and lets go of their memory.
+    fn spill(&mut self) -> Result<()> {
+        let size = self.stage.page_size.expect("staged pages have a size");
+        let core = Arc::clone(&self.facet().core);
+        let mut images: Vec<(PageNo, Arc<[u8]>)> = self
+            .stage
+            .pages
+            .iter()
+            .filter_map(|(&page, staged)| match staged {
+                Staged::Image(image) => Some((PageNo(page), Arc::clone(image))),
+                Staged::Spilled(_) => None,
+            })
+            .collect();
+        images.sort_unstable_by_key(|&(page, _)| page);
+        let bytes = record::commit_bytes_max(0, images.len(), size);
+        let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
+        let facet = self.facet().id;
+        let place: SpillPlace = Arc::new(OnceLock::new());
+        let effect_place = Arc::clone(&place);
+        let ticket = core.log.append(admission, 0, |lsn, out| {
+            let start = record::start_spill(lsn, facet, images.len(), out);
+            let pages = encode_pages(self.facet(), size, images, out);
+            record::finish(start, out);
+            Effect::Spill { pages, place: effect_place }
+        });
+        core.log.wait_durable(&core.segments, ticket)?;
+        for &(page, reference) in place.get().expect("a durable record has a place") {
+            self.stage.pages.insert(page.0, Staged::Spilled(reference));
+        }
+        self.stage.image_bytes = 0;
+        Ok(())
+    }
+
+    /// Commits what is staged as the next version, appending to log buffer `log_buffer`. The writer
+    /// goes on from the new version. With nothing changed it does nothing.
+    ///
+    /// The commit is visible to [`View::Latest`] at once, and durable when
+    /// [`Store::wait_durable`](crate::Store::wait_durable) says so of the ticket.
+    ///
+    /// # Errors
+    /// Nothing is committed and what was staged is discarded: [`Error::NoSpace`],
+    /// [`Error::FacetDeleted`], [`Error::Poisoned`], [`Error::Closed`], or [`Error::InvalidInput`]
+    /// if the transaction is too large for a segment.
+    pub fn commit(&mut self, log_buffer: usize) -> Result<Ticket> {
+        if !self.stage.is_dirty {
+            return Ok(self.facet().latest_ticket());
+        }
+        let result = self.append_commit(log_buffer);
+        if result.is_err() {
+            self.discard();
+        }
+        result
+    }
+
+    fn append_commit(&mut self, log_buffer: usize) -> Result<Ticket> {
+        let facet = Arc::clone(self.facet());
+        let core = &facet.core;
+        let mut images = Vec::with_capacity(self.stage.pages.len());
+        let mut spilled = Vec::new();
+        for (&page, staged) in &self.stage.pages {
+            match staged {
+                Staged::Image(image) => images.push((PageNo(page), Arc::clone(image))),
+                Staged::Spilled(reference) => spilled.push((PageNo(page), *reference)),
+            }
+        }
+        images.sort_unstable_by_key(|&(page, _)| page);
+        spilled.sort_unstable_by_key(|&(page, _)| page);
+        let size = self.stage.page_size.unwrap_or(PageSize::MIN);
+        let bytes = record::commit_bytes_max(spilled.len(), images.len(), size);
+        let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
+        let wall_ms = core.environment.clock.wall_ms();
+
+        // From here on nothing fails. The facet's lock is held while the record is appended, so
+        // that the order of its versions is the order of their LSNs.
+        let mut state = facet.loaded()?;
+        if state.is_deleted {
+            return Err(Error::FacetDeleted { name: state.name.to_string() });
+        }
+        let latest = &mut state.latest;
+        latest.version = latest.version.next();
+        latest.wall_ms = wall_ms;
+        latest.map.truncate(self.stage.pages_kept, &mut |_| ());
+        for &(page, reference) in &spilled {
+            latest.map.set(page.0 - 1, PageRef::Stored(reference));
+        }
+        for (page, image) in &images {
+            latest.map.set(page.0 - 1, PageRef::Pending(Arc::clone(image)));
+        }
+        latest.page_count = self.stage.page_count;
+        latest.page_size = self.stage.page_size;
+
+        let header = CommitHeader {
+            facet: facet.id,
+            version: latest.version,
+            wall_ms,
+            monotonic_ns: core.monotonic_ns(),
+            page_count: self.stage.page_count,
+            pages_kept: self.stage.pages_kept,
+            page_size: self.stage.page_size,
+        };
+        let ticket = core.log.append(admission, log_buffer, |lsn, out| {
+            let start = record::start_commit(lsn, &header, &spilled, images.len(), out);
+            let pages = encode_pages(&facet, size, images, out);
+            record::finish(start, out);
+            Effect::Commit(CommitEffect {
+                facet: Arc::clone(&facet),
+                version: header.version,
+                wall_ms,
+                page_count: header.page_count,
+                pages_kept: header.pages_kept,
+                page_size: header.page_size,
+                spilled,
+                pages,
+            })
+        });
+        state.latest_ticket = ticket;
+        let content = state.latest.clone();
+        state.pin(content.version);
+        drop(state);
+        // Spilled pages stay pinned until the commit is published, which counts them as live.
+        self.stage.pages.clear();
+        self.base = Snapshot::new(facet, content);
+        self.stage.rewind(&self.base);
+        Ok(ticket)
+    }
+
+    /// Forgets what is staged.
+    pub fn discard(&mut self) {
+        for (_, staged) in std::mem::take(&mut self.stage.pages) {
+            self.unpin_spilled(&staged);
+        }
+        self.stage.rewind(&self.base);
+    }
+
+    /// Lets go of a staged page that is no longer part of the transaction.
+    fn release(&mut self, staged: Option<Staged>) {
+        match staged {
+            Some(Staged::Image(image)) => self.stage.image_bytes -= image.len(),
+            Some(spilled) => self.unpin_spilled(&spilled),
+            None => {}
+        }
+    }
+
+    fn unpin_spilled(&self, staged: &Staged) {
+        if let Staged::Spilled(reference) = staged {
+            let mut changes = LiveChanges::default();
+            changes.unpin(*reference);
+            self.core().segments.apply(&changes);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.discard();
+        self.facet().state().has_writer = false;
+    }
+}
+
+/// Appends the page records of `images`.
+fn encode_pages(
+    facet: &Facet,
+    size: PageSize,
+    images: Vec<(PageNo, Arc<[u8]>)>,
+    out: &mut Vec<u8>,
+) -> Vec<PageEffect> {
+    let mut extents = Vec::new();
+    let encode = |(page, image): (PageNo, Arc<[u8]>)| {
+        let at = out.len();
+        let crc = page::encode(facet.id, page, size, &image, &mut extents, out);
+        PageEffect { page, at, len: crate::format::stored_len(out.len() - at), crc, image }
+    };
+    images.into_iter().map(encode).collect()
+}
+
+impl Facet {
+    /// Pins the latest version and begins to write from it.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot) and [`begin_write`](Self::begin_write).
+    pub fn begin_write_latest(self: &Arc<Self>) -> Result<Writer> {
+        self.begin_write(&self.snapshot(View::Latest)?)
+    }
+}

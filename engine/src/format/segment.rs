@@ -1,0 +1,131 @@
+//! The header of a segment, its first block.
+//!
+//! It is written together with the segment's first batch when the segment is put to use. A header
+//! is valid if and only if magic, version, store, number and checksum are right. It fits one
+//! 512-byte sector, so it is never torn: a first sector that is neither zeros nor valid is damage.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `LAPIDSEG` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | number of the segment |
+//! | 16 | 16 | store id |
+//! | 32 | 4 | generation |
+//! | 36 | 4 | incarnation that put it to use |
+//! | 40 | 4 | size of the file in bytes |
+//! | 44 | 4 | reserved |
+//! | 48 | 8 | LSN of its first record |
+//! | 56 | 32 | hash of the batch before its first one |
+//! | 88 | 8 | reserved |
+//! | 96 | 32 | blake3 of bytes 0 to 95 |
+//!
+//! The rest of the block is zeros. Batches follow from offset 4096.
+
+use super::{BLOCK_BYTES, BLOCK_BYTES_STORED, FORMAT_VERSION, Hash, Malformed, Reader};
+use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
+
+const MAGIC: &[u8; 8] = b"LAPIDSEG";
+const SEALED_BYTES: usize = 96;
+const HEADER_BYTES: usize = SEALED_BYTES + 32;
+
+/// Bytes of the header block; batches start here.
+pub(crate) const BATCHES_AT: u32 = BLOCK_BYTES_STORED;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) segment: SegmentId,
+    pub(crate) store: StoreId,
+    pub(crate) generation: Generation,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) size: u32,
+    pub(crate) first_lsn: Lsn,
+    pub(crate) previous_hash: Hash,
+}
+
+impl SegmentHeader {
+    /// Appends the header block.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&self.segment.0.to_le_bytes());
+        out.extend_from_slice(&self.store.0);
+        for value in [self.generation.0, self.incarnation.0, self.size, 0] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        out.extend_from_slice(&self.first_lsn.0.to_le_bytes());
+        out.extend_from_slice(&self.previous_hash);
+        out.extend_from_slice(&[0; 8]);
+        debug_assert_eq!(out.len() - start, SEALED_BYTES);
+        let checksum = blake3::hash(&out[start..]);
+        out.extend_from_slice(checksum.as_bytes());
+        out.resize(start + BLOCK_BYTES, 0);
+    }
+
+    /// Checks and reads the header of `segment`. `None`: the segment was never put to use.
+    pub(crate) fn decode(
+        block: &[u8],
+        segment: SegmentId,
+        store: StoreId,
+    ) -> Result<Option<Self>, Malformed> {
+        let header = block.get(..HEADER_BYTES).ok_or(Malformed("it ends early"))?;
+        if header.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
+        let mut reader = Reader::new(header);
+        if reader.take(8)? != MAGIC {
+            return Err(Malformed("the magic number is wrong"));
+        }
+        if header[SEALED_BYTES..] != *blake3::hash(&header[..SEALED_BYTES]).as_bytes() {
+            return Err(Malformed("the header's checksum is wrong"));
+        }
+        if reader.u32()? != FORMAT_VERSION {
+            return Err(Malformed("it has another format version than the superblock"));
+        }
+        if SegmentId(reader.u32()?) != segment {
+            return Err(Malformed("the header names another segment"));
+        }
+        if StoreId(reader.array()?) != store {
+            return Err(Malformed("the header names another store"));
+        }
+        let generation = Generation(reader.u32()?);
+        let incarnation = Incarnation(reader.u32()?);
+        let size = reader.u32()?;
+        reader.reserved(4)?;
+        let first_lsn = Lsn(reader.u64()?);
+        let previous_hash = reader.array()?;
+        reader.reserved(8)?;
+        Ok(Some(Self { segment, store, generation, incarnation, size, first_lsn, previous_hash }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_damage() {
+        let header = SegmentHeader {
+            segment: SegmentId(3),
+            store: StoreId([9; 16]),
+            generation: Generation(4),
+            incarnation: Incarnation(5),
+            size: 1 << 20,
+            first_lsn: Lsn(77),
+            previous_hash: [3; 32],
+        };
+        let mut block = Vec::new();
+        header.encode(&mut block);
+        assert_eq!(block.len(), BLOCK_BYTES);
+        let decode = |block: &[u8]| SegmentHeader::decode(block, SegmentId(3), StoreId([9; 16]));
+        assert_eq!(decode(&block), Ok(Some(header)));
+        assert_eq!(decode(&[0; BLOCK_BYTES]), Ok(None));
+        for at in 0..HEADER_BYTES {
+            let mut damaged = block.clone();
+            damaged[at] ^= 0x40;
+            assert!(decode(&damaged).is_err(), "{at}");
+        }
+        assert!(SegmentHeader::decode(&block, SegmentId(4), StoreId([9; 16])).is_err());
+        assert!(SegmentHeader::decode(&block, SegmentId(3), StoreId([8; 16])).is_err());
+    }
+}

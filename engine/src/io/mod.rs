@@ -1,0 +1,134 @@
+//! Files of a store, behind one thin trait.
+//!
+//! The engine knows three files: `LOCK`, `SUPERBLOCK` and the numbered segments. Everything it does
+//! to them is in [`Io`] and [`IoFile`], so that the operating system, memory and a simulated disk
+//! are interchangeable.
+
+mod memory;
+mod posix;
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::sync::Arc;
+
+pub use memory::MemoryIo;
+pub use posix::PosixIo;
+
+use crate::types::SegmentId;
+
+/// A file of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileName {
+    /// The superblock's two slots.
+    Superblock,
+    /// A segment.
+    Segment(SegmentId),
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Superblock => f.write_str("SUPERBLOCK"),
+            Self::Segment(id) => write!(f, "segments/{:08}.seg", id.0),
+        }
+    }
+}
+
+/// What a store's directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryState {
+    /// No directory, or one with nothing in it.
+    Empty,
+    /// A superblock is there.
+    Store,
+    /// Neither: somebody else's files.
+    Foreign,
+}
+
+/// A store's directory.
+///
+/// Durability: a write is durable after a following [`IoFile::sync`] of the same file returned
+/// without error; a created file's name after [`Io::sync_directory`] did. After an error of `sync`
+/// nothing may be assumed about what was written since the last good one.
+pub trait Io: Send + Sync + Debug {
+    /// The directory, for messages.
+    fn describe(&self) -> String;
+
+    /// What is in the directory.
+    ///
+    /// # Errors
+    /// As the operating system has them; `NotADirectory` if the path is a file.
+    fn inspect(&self) -> io::Result<DirectoryState>;
+
+    /// Creates the directory and its parts, if they are not there.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn create_directory(&self) -> io::Result<()>;
+
+    /// Takes the store's lock; it is held until the guard is dropped or the process ends. `None` if
+    /// another holds it.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>>;
+
+    /// Opens a file that exists, for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound`, or as the operating system has them.
+    fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>>;
+
+    /// Creates a file of no bytes; one that is there is emptied.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn remove(&self, name: FileName) -> io::Result<()>;
+
+    /// The segments there are, in any order.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn list_segments(&self) -> io::Result<Vec<SegmentId>>;
+
+    /// Makes created and removed names durable.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// An open file. Offsets and lengths are in bytes.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks a file whether it is empty")]
+pub trait IoFile: Send + Sync + Debug {
+    /// Bytes in the file.
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Fills `bytes` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file ends before; or as the operating system has them.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`, lengthening the file as needed.
+    ///
+    /// # Errors
+    /// As the operating system has them; an unknown part may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes all writes to this file durable.
+    ///
+    /// # Errors
+    /// As the operating system has them; what was written since the last good sync is then lost or
+    /// not, nobody knows, and a second try proves nothing.
+    fn sync(&self) -> io::Result<()>;
+}

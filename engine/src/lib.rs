@@ -1,0 +1,75 @@
+//! A log-structured page store for thousands of small databases.
+//!
+//! A *store* is a directory that holds one log, cut into *segment* files. A *facet* is a small
+//! database in it: a name, and a series of *versions* of a page map. It costs no file and no
+//! descriptor. The engine knows pages, not SQL.
+//!
+//! # Reading map
+//!
+//! | module | holds |
+//! |---|---|
+//! | `types`, `name`, `error`, `config`, `env` | units, names, errors, settings, the outside world |
+//! | `io` | files behind one trait: the operating system's, and in memory |
+//! | `format` | every byte on disk, each with one owner |
+//! | `map` | page maps: persistent trees of page references |
+//! | `segments` | segment files, what is live in them, room for new data |
+//! | `log` | per-core buffers, flushes, the durable LSN |
+//! | `facet` | versions, snapshots, the writer, publication |
+//! | `store` | the store, its catalog, checkpoints, recovery, its threads |
+//!
+//! A commit: `facet::writer` stages pages and appends a record to a buffer of `log`; a flush
+//! (`log::writer`) writes and syncs a batch and publishes it (`facet::publish`). A read: a snapshot
+//! (`facet::snapshot`) finds the page's reference in its `map` and reads it from memory or through
+//! `segments`. Recovery: `store::recovery`, which starts with a table of decisions.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//! use lapidary_engine::{
+//!     Environment, FacetName, MemoryIo, PageNo, PageSize, Store, StoreOptions, View,
+//! };
+//!
+//! // `Environment::posix("directory")` keeps the store in files.
+//! let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+//! let store = Store::open(environment, StoreOptions::create())?;
+//! let facet = store.create_facet(&FacetName::new("tenants/acme")?)?;
+//!
+//! let mut writer = facet.begin_write(&facet.snapshot(View::Latest)?)?;
+//! writer.set_page_size(PageSize::from_bytes(512).unwrap())?;
+//! writer.write_page(PageNo(1), &[42; 512])?;
+//! let ticket = writer.commit(0)?;
+//! store.wait_durable(ticket)?; // one sync, shared with whoever else waits
+//!
+//! let mut page = [0; 512];
+//! facet.snapshot(View::Durable)?.read_page(PageNo(1), &mut page)?;
+//! assert_eq!(page, [42; 512]);
+//! store.close()?;
+//! # Ok::<(), lapidary_engine::Error>(())
+//! ```
+
+mod config;
+mod core;
+mod env;
+mod error;
+mod facet;
+mod format;
+mod io;
+mod log;
+mod map;
+mod name;
+mod segments;
+mod store;
+mod types;
+
+pub use config::{Background, FormatParams, StoreOptions, Tunables};
+pub use env::{Clock, Entropy, Environment};
+pub use error::{Error, ErrorKind, Result};
+pub use facet::{Facet, Snapshot, Writer};
+pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo};
+pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
+pub use store::{FacetInfo, Store, StoreStat};
+pub use types::{
+    FacetId, Generation, Incarnation, Lsn, PageNo, PageSize, SegmentId, StoreId, Ticket, Version,
+    View,
+};

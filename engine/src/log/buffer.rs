@@ -1,0 +1,112 @@
+//! A log buffer: encoded records, and what is to happen when they are durable.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::facet::Facet;
+use crate::format::StoredRef;
+use crate::map::Node;
+use crate::types::{Lsn, PageNo, PageSize, SegmentId, Version};
+
+/// A page in a record: where in the record it is, and the image it was made from.
+#[derive(Debug)]
+pub(crate) struct PageEffect {
+    pub(crate) page: PageNo,
+    /// Bytes from the start of the buffer the record is in.
+    pub(crate) at: usize,
+    pub(crate) len: u32,
+    pub(crate) crc: u32,
+    pub(crate) image: Arc<[u8]>,
+}
+
+/// A commit to be published.
+#[derive(Debug)]
+pub(crate) struct CommitEffect {
+    pub(crate) facet: Arc<Facet>,
+    pub(crate) version: Version,
+    pub(crate) wall_ms: u64,
+    pub(crate) page_count: u32,
+    pub(crate) pages_kept: u32,
+    pub(crate) page_size: Option<PageSize>,
+    pub(crate) spilled: Vec<(PageNo, StoredRef)>,
+    pub(crate) pages: Vec<PageEffect>,
+}
+
+/// Where the pages of a spill record went, once they did.
+pub(crate) type SpillPlace = Arc<OnceLock<Vec<(PageNo, StoredRef)>>>;
+
+/// Where a checkpoint part goes.
+#[derive(Debug)]
+pub(crate) enum PartPlace {
+    /// A page-map node learns its place.
+    Node(Arc<Node>),
+    /// A chunk or root: the checkpoint waits for it.
+    Cell(Arc<OnceLock<StoredRef>>),
+}
+
+/// What is to happen when a record is durable.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// A version becomes the durable one.
+    Commit(CommitEffect),
+    /// Spilled pages have their places, and are pinned.
+    Spill { pages: Vec<PageEffect>, place: SpillPlace },
+    /// Facets are gone.
+    Delete(Vec<Arc<Facet>>),
+    /// A facet has a new name, or is new: the next checkpoint has to say so.
+    Touch(Vec<Arc<Facet>>),
+    /// A checkpoint part has its place: `at`, `len` and `crc` as in [`PageEffect`].
+    Part { at: usize, len: u32, crc: u32, place: PartPlace },
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) lsn: Lsn,
+    /// The record's bytes in its buffer.
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) effect: Effect,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Buffer {
+    /// Appends a record; returns its length.
+    pub(crate) fn push(
+        &mut self,
+        lsn: Lsn,
+        encode: impl FnOnce(Lsn, &mut Vec<u8>) -> Effect,
+    ) -> usize {
+        let start = self.bytes.len();
+        let effect = encode(lsn, &mut self.bytes);
+        let len = self.bytes.len() - start;
+        self.entries.push(Entry { lsn, start, len, effect });
+        len
+    }
+}
+
+/// Where a buffer's bytes ended up: turns offsets in the buffer into references.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement {
+    pub(crate) segment: SegmentId,
+    /// Offset in the segment of the record, in bytes.
+    pub(crate) record_at: u64,
+    /// Offset in the buffer of the record.
+    pub(crate) start: usize,
+}
+
+impl Placement {
+    pub(crate) fn of(self, at: usize, len: u32, crc: u32) -> StoredRef {
+        let offset = self.record_at + (at - self.start) as u64;
+        let slot = u32::try_from(offset / crate::format::SLOT_BYTES as u64)
+            .expect("a segment has fewer than 2 to the 32nd slots");
+        StoredRef { segment: self.segment, slot, len, crc }
+    }
+
+    pub(crate) fn of_page(self, page: &PageEffect) -> StoredRef {
+        self.of(page.at, page.len, page.crc)
+    }
+}

@@ -1,0 +1,307 @@
+//! The one log: records appended to per-core buffers, taken together by a flush, written as one
+//! batch and synced once.
+//!
+//! Order. A record gets its LSN from one counter while its buffer is locked, and a flush locks all
+//! buffers before it takes what is in them. So what a flush takes is a consistent cut: every LSN up
+//! to some number and none above it. If one operation had ended before another began, its LSN is
+//! lower, whatever buffers the two went to. Batches are written in order of LSN, so a crash leaves a
+//! prefix of the history.
+
+mod buffer;
+mod writer;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::thread::Thread;
+
+use crossbeam_utils::CachePadded;
+
+pub(crate) use buffer::{CommitEffect, Effect, PageEffect, PartPlace, SpillPlace};
+pub(crate) use writer::LogWriter;
+
+use crate::error::{Error, Result};
+use crate::segments::{Purpose, Segments};
+use crate::types::{Lsn, Ticket};
+use buffer::Buffer;
+
+/// Figures since the store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct LogCounters {
+    pub(crate) flushes: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) written_bytes: AtomicU64,
+    /// Bytes written since the last checkpoint was cut.
+    pub(crate) tail_bytes: AtomicU64,
+}
+
+type Listener = Box<dyn Fn() + Send + Sync>;
+
+/// See the [module](self).
+pub(crate) struct Log {
+    buffers: Vec<CachePadded<Mutex<Buffer>>>,
+    /// LSN of the next record.
+    next_lsn: CachePadded<AtomicU64>,
+    /// Bytes appended or admitted, and not yet written.
+    buffered_bytes: CachePadded<AtomicUsize>,
+    buffered_bytes_max: usize,
+    durable: CachePadded<AtomicU64>,
+    /// Whether a flush is in flight. Whoever sets it leads: at most one flush is in flight, and
+    /// nothing else touches the writer.
+    in_flight: Mutex<bool>,
+    landed: Condvar,
+    writer: Mutex<LogWriter>,
+    poison: OnceLock<String>,
+    closed: AtomicBool,
+    /// A flush was asked for and has not begun.
+    requested: AtomicBool,
+    flusher: OnceLock<Thread>,
+    listeners: RwLock<Vec<Listener>>,
+    pub(crate) counters: LogCounters,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("durable", &self.durable_lsn()).finish_non_exhaustive()
+    }
+}
+
+/// The right to flush; see [`Log::lead`].
+#[derive(Debug)]
+pub(crate) struct Lead<'a> {
+    log: &'a Log,
+    writer: MutexGuard<'a, LogWriter>,
+}
+
+impl Log {
+    pub(crate) fn new(writer: LogWriter, buffers: usize, buffered_bytes_max: usize) -> Self {
+        let next = writer.position().lsn;
+        Self {
+            buffers: (0..buffers.max(1)).map(|_| CachePadded::default()).collect(),
+            next_lsn: CachePadded::new(AtomicU64::new(next.0)),
+            buffered_bytes: CachePadded::default(),
+            buffered_bytes_max,
+            durable: CachePadded::new(AtomicU64::new(next.0 - 1)),
+            in_flight: Mutex::new(false),
+            landed: Condvar::new(),
+            writer: Mutex::new(writer),
+            poison: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            requested: AtomicBool::new(false),
+            flusher: OnceLock::new(),
+            listeners: RwLock::default(),
+            counters: LogCounters::default(),
+        }
+    }
+
+    /// Fails if the store was closed or poisoned.
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        if let Some(cause) = self.poison.get() {
+            return Err(Error::Poisoned { cause: cause.clone() });
+        }
+        self.check_open()
+    }
+
+    /// Fails if the store was closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    pub(crate) fn durable_lsn(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    /// A ticket for all that was appended so far.
+    pub(crate) fn current_ticket(&self) -> Ticket {
+        Ticket(Lsn(self.next_lsn.load(Ordering::Acquire) - 1))
+    }
+
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_durable(&self, ticket: Ticket) -> Result<bool> {
+        if ticket.lsn() <= self.durable_lsn() {
+            return Ok(true);
+        }
+        self.check_usable()?;
+        Ok(false)
+    }
+
+    pub(crate) fn on_durable(&self, listener: Listener) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+    }
+
+    /// Admits a record of at most `bytes` bytes: waits while too much is buffered, and sees to it
+    /// that there is room in segments.
+    ///
+    /// Must be called before any lock is taken that publication takes, since it may flush.
+    pub(crate) fn admit(
+        &self,
+        segments: &Segments,
+        bytes: usize,
+        purpose: Purpose,
+    ) -> Result<Admission<'_>> {
+        self.check_usable()?;
+        while self.buffered_bytes() > self.buffered_bytes_max {
+            self.flush(segments)?;
+        }
+        let admission = Admission { log: self, bytes };
+        let buffered = self.buffered_bytes.fetch_add(bytes, Ordering::Relaxed);
+        segments.ensure_room(buffered, bytes, purpose)?;
+        Ok(admission)
+    }
+
+    /// Appends the record that `encode` makes, to the buffer of number `buffer` (modulo their
+    /// number). The caller holds the lock that orders this record among those of its kind.
+    pub(crate) fn append(
+        &self,
+        admission: Admission<'_>,
+        buffer: usize,
+        encode: impl FnOnce(Lsn, &mut Vec<u8>) -> Effect,
+    ) -> Ticket {
+        let mut buffer = self.buffers[buffer % self.buffers.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Under the buffer's lock, so that a flush that holds all locks sees every LSN given out.
+        let lsn = Lsn(self.next_lsn.fetch_add(1, Ordering::AcqRel));
+        let len = buffer.push(lsn, encode);
+        drop(buffer);
+        debug_assert!(len <= admission.bytes, "a record is no longer than was admitted");
+        self.buffered_bytes.fetch_sub(admission.bytes.saturating_sub(len), Ordering::Relaxed);
+        std::mem::forget(admission);
+        Ticket(lsn)
+    }
+
+    /// Waits until no flush is in flight and takes the right to the next one.
+    pub(crate) fn lead(&self) -> Lead<'_> {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        while *in_flight {
+            in_flight = self.landed.wait(in_flight).unwrap_or_else(PoisonError::into_inner);
+        }
+        *in_flight = true;
+        drop(in_flight);
+        Lead { log: self, writer: self.writer.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Makes all that was appended before the call durable.
+    pub(crate) fn flush(&self, segments: &Segments) -> Result<()> {
+        self.wait_durable(segments, self.current_ticket())
+    }
+
+    /// Waits until `ticket` is durable. The thread that finds no flush in flight leads one; those
+    /// that come while it is in flight share the next.
+    pub(crate) fn wait_durable(&self, segments: &Segments, ticket: Ticket) -> Result<()> {
+        loop {
+            if self.is_durable(ticket)? {
+                return Ok(());
+            }
+            let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            if *in_flight {
+                // The leader clears the flag under this lock after it has published, so the wait
+                // cannot miss it.
+                drop(self.landed.wait(in_flight).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            *in_flight = true;
+            drop(in_flight);
+            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            Lead { log: self, writer }.flush(segments)?;
+        }
+    }
+
+    /// Asks the flusher thread for a flush.
+    pub(crate) fn request_flush(&self) {
+        if !self.requested.load(Ordering::Relaxed)
+            && !self.requested.swap(true, Ordering::AcqRel)
+            && let Some(flusher) = self.flusher.get()
+        {
+            flusher.unpark();
+        }
+    }
+
+    /// The flusher thread says that it is the one to wake.
+    pub(crate) fn set_flusher(&self, thread: Thread) {
+        // A second flusher would be a mistake, but a harmless one.
+        let _ = self.flusher.set(thread);
+    }
+
+    /// Whether a flush was asked for.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// The flusher is about to flush: later requests are for the next one.
+    pub(crate) fn clear_request(&self) {
+        self.requested.store(false, Ordering::Release);
+    }
+
+    /// Stops the store for good after a failed write or sync.
+    pub(crate) fn poison(&self, error: &Error) {
+        if self.poison.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "a write or sync failed: the store stops");
+        }
+    }
+
+    fn wake_all(&self) {
+        drop(self.in_flight.lock().unwrap_or_else(PoisonError::into_inner));
+        self.landed.notify_all();
+        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener();
+        }
+    }
+
+    /// Drops what was appended and not written, and so the facets it holds.
+    pub(crate) fn discard_buffers(&self) {
+        for buffer in &self.buffers {
+            *buffer.lock().unwrap_or_else(PoisonError::into_inner) = Buffer::default();
+        }
+    }
+}
+
+/// Room for a record, given back if it is not appended.
+#[derive(Debug)]
+pub(crate) struct Admission<'a> {
+    log: &'a Log,
+    bytes: usize,
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        self.log.buffered_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Lead<'_> {
+    /// Takes what all buffers hold, writes and syncs it, publishes it, and wakes those who wait.
+    pub(crate) fn flush(mut self, segments: &Segments) -> Result<()> {
+        self.flush_in_lead(segments)
+        // Dropping the lead lets the next one in and wakes everybody.
+    }
+
+    /// As [`flush`](Self::flush), keeping the lead: nothing becomes durable until it is dropped.
+    pub(crate) fn flush_in_lead(&mut self, segments: &Segments) -> Result<()> {
+        self.log.check_usable()?;
+        let result = self.writer.flush(self.log, segments);
+        if let Err(error) = &result {
+            self.log.poison(error);
+            return self.log.check_usable();
+        }
+        result
+    }
+
+    pub(crate) fn writer(&self) -> &LogWriter {
+        &self.writer
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        *self.log.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.log.wake_all();
+    }
+}

@@ -1,0 +1,286 @@
+//! The page map of a facet: page number -> page reference, as a persistent tree.
+//!
+//! Nodes hold up to 32 children and are shared between versions by reference count; a change copies
+//! the nodes on its path that somebody else still holds. So a snapshot is a copy of one pointer.
+//! A small facet's map is one leaf, as long as the facet has pages.
+
+mod persist;
+
+use std::sync::{Arc, OnceLock};
+
+pub(crate) use persist::{NodeSource, load, obsolete_parts, unwritten_levels};
+
+use crate::format::StoredRef;
+use crate::format::catalog::NODE_REFS;
+
+const SHIFT: u32 = NODE_REFS.trailing_zeros();
+
+/// Where a page of a version is.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum PageRef {
+    /// Never written: zeros.
+    #[default]
+    Absent,
+    /// In a segment.
+    Stored(StoredRef),
+    /// Committed, but its image is only in memory so far.
+    Pending(Arc<[u8]>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    children: Children,
+    /// Where the last checkpoint put this node. A changed node is a new node, which has none.
+    stored: OnceLock<StoredRef>,
+}
+
+#[derive(Clone, Debug)]
+enum Children {
+    Pages(Vec<PageRef>),
+    Nodes(Vec<Option<Arc<Node>>>),
+}
+
+impl Clone for Node {
+    fn clone(&self) -> Self {
+        // A node is cloned to be changed.
+        Self { children: self.children.clone(), stored: OnceLock::new() }
+    }
+}
+
+impl Node {
+    fn new(level: u8) -> Self {
+        let children =
+            if level == 0 { Children::Pages(Vec::new()) } else { Children::Nodes(Vec::new()) };
+        Self { children, stored: OnceLock::new() }
+    }
+
+    /// Says where a checkpoint put this node.
+    ///
+    /// # Panics
+    /// If it was put somewhere before: only one checkpoint runs at a time, and it writes only nodes
+    /// that have no place.
+    pub(crate) fn set_stored(&self, reference: StoredRef) {
+        self.stored.set(reference).expect("a node is written once");
+    }
+}
+
+/// A version's page map. Cloning is O(1). Pages are counted from 0 here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PageMap {
+    root: Option<Arc<Node>>,
+    /// Levels above the leaves.
+    levels: u8,
+}
+
+impl PageMap {
+    pub(crate) fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    /// Where the root node was put, if there is one and it was.
+    pub(crate) fn stored_root(&self) -> Option<StoredRef> {
+        self.root.as_ref().and_then(|root| root.stored.get().copied())
+    }
+
+    fn capacity(levels: u8) -> u64 {
+        1 << (SHIFT * (u32::from(levels) + 1))
+    }
+
+    /// The reference of page `index`.
+    pub(crate) fn get(&self, index: u32) -> &PageRef {
+        static ABSENT: PageRef = PageRef::Absent;
+        if u64::from(index) >= Self::capacity(self.levels) {
+            return &ABSENT;
+        }
+        let mut node = self.root.as_deref();
+        for level in (0..=self.levels).rev() {
+            let Some(found) = node else { break };
+            let slot = slot_at(index, level);
+            match &found.children {
+                Children::Pages(pages) => return pages.get(slot).unwrap_or(&ABSENT),
+                Children::Nodes(nodes) => node = nodes.get(slot).and_then(Option::as_deref),
+            }
+        }
+        &ABSENT
+    }
+
+    /// Puts a reference in for page `index`; returns the one it replaces.
+    pub(crate) fn set(&mut self, index: u32, reference: PageRef) -> PageRef {
+        while u64::from(index) >= Self::capacity(self.levels) {
+            if let Some(root) = self.root.take() {
+                let children = Children::Nodes(vec![Some(root)]);
+                self.root = Some(Arc::new(Node { children, stored: OnceLock::new() }));
+            }
+            self.levels += 1;
+        }
+        let mut level = self.levels;
+        let mut node = self.root.get_or_insert_with(|| Arc::new(Node::new(level)));
+        loop {
+            let slot = slot_at(index, level);
+            let changed = Arc::make_mut(node);
+            // Where it is the only holder, `make_mut` does not clone, and the old place is stale.
+            changed.stored = OnceLock::new();
+            match &mut changed.children {
+                Children::Pages(pages) => {
+                    if pages.len() <= slot {
+                        pages.resize(slot + 1, PageRef::Absent);
+                    }
+                    return std::mem::replace(&mut pages[slot], reference);
+                }
+                Children::Nodes(nodes) => {
+                    if nodes.len() <= slot {
+                        nodes.resize(slot + 1, None);
+                    }
+                    level -= 1;
+                    node = nodes[slot].get_or_insert_with(|| Arc::new(Node::new(level)));
+                }
+            }
+        }
+    }
+
+    /// Drops the pages from `len` on and hands their stored references to `dropped`.
+    pub(crate) fn truncate(&mut self, len: u32, dropped: &mut impl FnMut(StoredRef)) {
+        let Some(root) = &mut self.root else { return };
+        if len == 0 {
+            for_each_stored(root, dropped);
+            *self = Self::default();
+        } else if u64::from(len) < Self::capacity(self.levels) {
+            truncate_node(root, self.levels, len, dropped);
+        }
+    }
+
+    /// Hands every stored reference to `each`.
+    pub(crate) fn for_each_stored(&self, each: &mut impl FnMut(StoredRef)) {
+        if let Some(root) = &self.root {
+            for_each_stored(root, each);
+        }
+    }
+}
+
+fn slot_at(index: u32, level: u8) -> usize {
+    (index >> (SHIFT * u32::from(level))) as usize % NODE_REFS
+}
+
+fn for_each_stored(node: &Node, each: &mut impl FnMut(StoredRef)) {
+    match &node.children {
+        Children::Pages(pages) => {
+            for page in pages {
+                if let PageRef::Stored(reference) = page {
+                    each(*reference);
+                }
+            }
+        }
+        Children::Nodes(nodes) => {
+            for node in nodes.iter().flatten() {
+                for_each_stored(node, each);
+            }
+        }
+    }
+}
+
+/// Keeps the first `len` pages below `node`, `len` being above 0 and below its capacity.
+fn truncate_node(node: &mut Arc<Node>, level: u8, len: u32, dropped: &mut impl FnMut(StoredRef)) {
+    let children_len = match &node.children {
+        Children::Pages(pages) => pages.len(),
+        Children::Nodes(nodes) => nodes.len(),
+    };
+    let below = 1u64 << (SHIFT * u32::from(level));
+    let keep = usize::try_from(u64::from(len).div_ceil(below)).unwrap_or(usize::MAX);
+    let partial = u32::try_from(u64::from(len) % below).unwrap_or(0);
+    if keep > children_len || (keep == children_len && partial == 0) {
+        return;
+    }
+    let changed = Arc::make_mut(node);
+    changed.stored = OnceLock::new();
+    match &mut changed.children {
+        Children::Pages(pages) => {
+            for page in pages.drain(keep..) {
+                if let PageRef::Stored(reference) = page {
+                    dropped(reference);
+                }
+            }
+        }
+        Children::Nodes(nodes) => {
+            for node in nodes.drain(keep..).flatten() {
+                for_each_stored(&node, dropped);
+            }
+            if partial > 0
+                && let Some(Some(last)) = nodes.last_mut()
+            {
+                truncate_node(last, level - 1, partial, dropped);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::SegmentId;
+
+    pub(super) fn stored(number: u32) -> StoredRef {
+        StoredRef { segment: SegmentId(1), slot: number, len: 8, crc: number }
+    }
+
+    fn number(page: &PageRef) -> Option<u32> {
+        match page {
+            PageRef::Stored(reference) => Some(reference.slot),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        /// Against a plain map, with snapshots that must not change.
+        #[test]
+        fn model(operations in prop::collection::vec((0u8..10, 0u32..40_000, any::<u32>()), 1..200)) {
+            let mut map = PageMap::default();
+            let mut model: BTreeMap<u32, u32> = BTreeMap::new();
+            let mut snapshots = Vec::new();
+            for (kind, index, value) in operations {
+                match kind {
+                    0 => {
+                        let mut dropped = Vec::new();
+                        map.truncate(index, &mut |reference| dropped.push(reference.slot));
+                        dropped.sort_unstable();
+                        let mut expected: Vec<u32> =
+                            model.split_off(&index).into_values().collect();
+                        expected.sort_unstable();
+                        prop_assert_eq!(dropped, expected);
+                    }
+                    1 => snapshots.push((map.clone(), model.clone())),
+                    _ => {
+                        // Small indexes often, so that they meet.
+                        let index = if kind < 6 { index % 70 } else { index };
+                        let old = map.set(index, PageRef::Stored(stored(value)));
+                        prop_assert_eq!(number(&old), model.insert(index, value));
+                    }
+                }
+            }
+            snapshots.push((map, model));
+            for (map, model) in snapshots {
+                let mut all = Vec::new();
+                map.for_each_stored(&mut |reference| all.push(reference.slot));
+                prop_assert_eq!(all, model.values().copied().collect::<Vec<_>>());
+                for index in (0..80).chain(model.keys().copied()).chain([u32::MAX]) {
+                    prop_assert_eq!(number(map.get(index)), model.get(&index).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn last_page_of_all() {
+        let mut map = PageMap::default();
+        map.set(u32::MAX, PageRef::Stored(stored(7)));
+        map.set(0, PageRef::Stored(stored(8)));
+        assert_eq!(number(map.get(u32::MAX)), Some(7));
+        assert_eq!(map.levels(), crate::format::catalog::MAP_LEVELS_MAX);
+        map.truncate(1, &mut |_| ());
+        assert_eq!(number(map.get(u32::MAX)), None);
+        assert_eq!(number(map.get(0)), Some(8));
+    }
+}

@@ -1,0 +1,375 @@
+//! Segment files: which there are, what is live in them, and which are ready to be written.
+//!
+//! A segment goes round: *ready* (filled through, so that a write to it needs no new blocks and can
+//! neither fail for lack of space nor cost a file-system journal commit) -> *in use* (the log is
+//! writing it, or has) -> *ready* again, when a checkpoint finds nothing live in it.
+
+mod files;
+mod room;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
+
+pub(crate) use files::SegmentFiles;
+pub(crate) use room::Purpose;
+
+use crate::config::FormatParams;
+use crate::error::{Error, Result};
+use crate::format::StoredRef;
+use crate::format::catalog::SegmentEntry;
+use crate::io::FileName;
+use crate::types::{Generation, Lsn, SegmentId};
+use room::Room;
+
+/// A segment that holds, or may hold, something needed.
+#[derive(Clone, Copy, Debug)]
+struct InUse {
+    generation: Generation,
+    size: u32,
+    /// Bytes of page records that durable versions refer to.
+    live_page_bytes: u64,
+    /// Bytes of checkpoint parts that the newest checkpoint refers to.
+    live_part_bytes: u64,
+    /// Bytes that only snapshots, or transactions that spilled, still need.
+    pinned_bytes: u64,
+    /// The LSN after its last record; `None` while the log is writing it. Recovery needs the
+    /// segment until the replay position has passed this.
+    sealed_at: Option<Lsn>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    /// Generation it had when it was last in use.
+    pub(crate) generation: Generation,
+    pub(crate) size: u32,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    in_use: BTreeMap<SegmentId, InUse>,
+    ready: BTreeMap<SegmentId, Ready>,
+    /// Numbers of files that could not be completed and are taken.
+    next: u32,
+}
+
+/// Changes of live bytes, collected to be applied at once.
+#[derive(Debug, Default)]
+pub(crate) struct LiveChanges {
+    pages: FxHashMap<SegmentId, i64>,
+    pins: FxHashMap<SegmentId, i64>,
+}
+
+impl LiveChanges {
+    /// Durable versions refer to the page from now on.
+    pub(crate) fn add(&mut self, reference: StoredRef) {
+        *self.pages.entry(reference.segment).or_default() += i64::from(reference.len);
+    }
+
+    /// No durable version refers to the page any more.
+    pub(crate) fn remove(&mut self, reference: StoredRef) {
+        *self.pages.entry(reference.segment).or_default() -= i64::from(reference.len);
+    }
+
+    /// A snapshot or an open transaction needs the page.
+    pub(crate) fn pin(&mut self, reference: StoredRef) {
+        *self.pins.entry(reference.segment).or_default() += i64::from(reference.len);
+    }
+
+    /// It no longer does.
+    pub(crate) fn unpin(&mut self, reference: StoredRef) {
+        *self.pins.entry(reference.segment).or_default() -= i64::from(reference.len);
+    }
+}
+
+/// The segments of a store.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    pub(crate) files: SegmentFiles,
+    format: FormatParams,
+    table: Mutex<Table>,
+    room: Room,
+}
+
+/// A segment handed to the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) segment: SegmentId,
+    pub(crate) generation: Generation,
+    pub(crate) size: u32,
+}
+
+impl Segments {
+    pub(crate) fn new(files: SegmentFiles, format: FormatParams) -> Self {
+        Self { files, format, table: Mutex::default(), room: Room::default() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Recovery: a segment that is in use. `sealed_at`: see [`InUse`].
+    pub(crate) fn restore_in_use(&self, entry: &SegmentEntry, sealed_at: Lsn) {
+        let mut table = self.table();
+        table.next = table.next.max(entry.segment.0);
+        table.in_use.insert(
+            entry.segment,
+            InUse {
+                generation: entry.generation,
+                size: entry.size,
+                live_page_bytes: entry.live_page_bytes,
+                live_part_bytes: entry.live_part_bytes,
+                pinned_bytes: 0,
+                sealed_at: Some(sealed_at),
+            },
+        );
+    }
+
+    /// Recovery: a segment that the log goes through; what the checkpoint said of it stands.
+    pub(crate) fn restore_if_new(&self, entry: &SegmentEntry) {
+        if !self.is_in_use(entry.segment) {
+            self.restore_in_use(entry, Lsn(0));
+        }
+    }
+
+    /// Whether a segment holds, or may hold, something needed.
+    pub(crate) fn is_in_use(&self, segment: SegmentId) -> bool {
+        self.table().in_use.contains_key(&segment)
+    }
+
+    /// Recovery: a segment that can be used again.
+    pub(crate) fn restore_ready(&self, segment: SegmentId, ready: Ready) {
+        let mut table = self.table();
+        table.next = table.next.max(segment.0);
+        table.ready.insert(segment, ready);
+        self.room.publish(&table.ready);
+    }
+
+    /// Size that a new segment should have: an eighth of the store, within the format's bounds.
+    fn size_wanted(&self, table: &Table) -> u32 {
+        let allocated = allocated_bytes(table);
+        let eighth = u32::try_from(allocated / 8).unwrap_or(u32::MAX / 2).max(1);
+        eighth
+            .checked_next_power_of_two()
+            .unwrap_or(self.format.segment_bytes_max)
+            .clamp(self.format.segment_bytes_min, self.format.segment_bytes_max)
+    }
+
+    /// Takes a ready segment in which `batch_bytes` fit after the header; makes one if need be.
+    pub(crate) fn take(&self, batch_bytes: usize) -> Result<Taken> {
+        loop {
+            let mut table = self.table();
+            let fits = |ready: &Ready| room::usable_bytes(ready.size) >= batch_bytes as u64;
+            let found = table.ready.iter().find(|(_, ready)| fits(ready)).map(|(&id, &r)| (id, r));
+            if let Some((segment, ready)) = found {
+                table.ready.remove(&segment);
+                self.room.publish(&table.ready);
+                let generation = Generation(ready.generation.0 + 1);
+                table.in_use.insert(
+                    segment,
+                    InUse {
+                        generation,
+                        size: ready.size,
+                        live_page_bytes: 0,
+                        live_part_bytes: 0,
+                        pinned_bytes: 0,
+                        sealed_at: None,
+                    },
+                );
+                return Ok(Taken { segment, generation, size: ready.size });
+            }
+            drop(table);
+            self.allocate(batch_bytes)?;
+        }
+    }
+
+    /// The log has left `segment`; the record after its last one is `at`.
+    pub(crate) fn seal(&self, segment: SegmentId, at: Lsn) {
+        if let Some(entry) = self.table().in_use.get_mut(&segment) {
+            entry.sealed_at = Some(at);
+        }
+    }
+
+    /// Makes a segment ready in which `batch_bytes` fit twice, or of the size wanted if larger.
+    fn allocate(&self, batch_bytes: usize) -> Result<()> {
+        let (segment, size) = {
+            let mut table = self.table();
+            table.next += 1;
+            (SegmentId(table.next), self.size_wanted(&table))
+        };
+        let size = room::size_for(batch_bytes, size).ok_or_else(|| {
+            Error::InvalidInput(format!(
+                "{batch_bytes} bytes are too much for one transaction; use several"
+            ))
+        })?;
+        self.files.fill(segment, size).map_err(|error| {
+            // What was written of the file is of no use; if it cannot be removed either, the next
+            // open does it.
+            let _ = self.files.remove(segment);
+            if error.is_disk_full() {
+                Error::NoSpace { path: self.files.describe(), needed_bytes: u64::from(size) }
+            } else {
+                error
+            }
+        })?;
+        let mut table = self.table();
+        table.ready.insert(segment, Ready { generation: Generation(0), size });
+        self.room.publish(&table.ready);
+        Ok(())
+    }
+
+    /// Sees to it that records of `record_bytes` more find room when they are written, with
+    /// `buffered_bytes` waiting to be written already.
+    pub(crate) fn ensure_room(
+        &self,
+        buffered_bytes: usize,
+        record_bytes: usize,
+        purpose: Purpose,
+    ) -> Result<()> {
+        while !self.room.is_enough(buffered_bytes, record_bytes, purpose) {
+            let enough_again = |table: &Table| {
+                room::is_enough_in(&table.ready, buffered_bytes, record_bytes, purpose)
+            };
+            if enough_again(&self.table()) {
+                return Ok(());
+            }
+            self.allocate(buffered_bytes + record_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Fills one segment ahead if few are ready; says whether it did.
+    pub(crate) fn fill_ahead(&self) -> Result<bool> {
+        let wanted = {
+            let table = self.table();
+            let size = self.size_wanted(&table);
+            // One in reserve, one for what comes next, of the size the store has grown to.
+            let large = table.ready.values().filter(|ready| ready.size >= size).count();
+            table.ready.len() < 2 || large < 1
+        };
+        if wanted {
+            self.allocate(0)?;
+        }
+        Ok(wanted)
+    }
+
+    /// Applies collected changes.
+    ///
+    /// # Panics
+    /// If a count would fall below zero: the accounting is then wrong, and space could be reused
+    /// that is still needed.
+    pub(crate) fn apply(&self, changes: &LiveChanges) {
+        let mut table = self.table();
+        for (segment, delta) in &changes.pages {
+            let entry = table.in_use.get_mut(segment).expect("live pages are in segments in use");
+            entry.live_page_bytes = entry
+                .live_page_bytes
+                .checked_add_signed(*delta)
+                .expect("a segment has no fewer than 0 live bytes of pages");
+        }
+        for (segment, delta) in &changes.pins {
+            let entry = table.in_use.get_mut(segment).expect("pinned pages are in segments in use");
+            entry.pinned_bytes = entry
+                .pinned_bytes
+                .checked_add_signed(*delta)
+                .expect("a segment has no fewer than 0 pinned bytes");
+        }
+    }
+
+    /// Counts checkpoint parts in (`+`) or out (`-`).
+    ///
+    /// # Panics
+    /// As [`apply`](Self::apply).
+    pub(crate) fn apply_part(&self, reference: StoredRef, sign: i64) {
+        let mut table = self.table();
+        let entry = table
+            .in_use
+            .get_mut(&reference.segment)
+            .expect("checkpoint parts are in segments in use");
+        entry.live_part_bytes = entry
+            .live_part_bytes
+            .checked_add_signed(sign * i64::from(reference.len))
+            .expect("a segment has no fewer than 0 live bytes of checkpoint parts");
+    }
+
+    /// The table as a checkpoint stores it.
+    pub(crate) fn entries(&self) -> Vec<SegmentEntry> {
+        let table = self.table();
+        let in_use = table.in_use.iter().map(|(&segment, entry)| SegmentEntry {
+            segment,
+            generation: entry.generation,
+            size: entry.size,
+            live_page_bytes: entry.live_page_bytes,
+            live_part_bytes: entry.live_part_bytes,
+        });
+        let ready = table.ready.iter().map(|(&segment, ready)| SegmentEntry {
+            segment,
+            generation: ready.generation,
+            size: ready.size,
+            live_page_bytes: 0,
+            live_part_bytes: 0,
+        });
+        let mut entries: Vec<_> = in_use.chain(ready).collect();
+        entries.sort_by_key(|entry| entry.segment);
+        entries
+    }
+
+    /// After a checkpoint is durable: makes ready what it found empty. `cut` is the table as it
+    /// was at the checkpoint; recovery starts in `replay_segment`, at `replay_lsn`.
+    pub(crate) fn recycle(
+        &self,
+        cut: &[SegmentEntry],
+        replay_segment: Option<SegmentId>,
+        replay_lsn: Lsn,
+    ) {
+        let mut table = self.table();
+        for at_cut in cut.iter().filter(|entry| entry.live_page_bytes == 0) {
+            let Some(entry) = table.in_use.get(&at_cut.segment) else { continue };
+            // 1. The checkpoint must not need it (pages: at the cut; parts: now, since they were
+            //    written after the cut). 2. No version, snapshot or open transaction may need it.
+            // 3. Recovery must not read it: the replay position has passed it and is elsewhere.
+            let empty = entry.live_page_bytes == 0
+                && entry.live_part_bytes == 0
+                && entry.pinned_bytes == 0
+                && entry.sealed_at.is_some_and(|at| at <= replay_lsn)
+                && Some(at_cut.segment) != replay_segment;
+            if empty {
+                let ready = Ready { generation: entry.generation, size: entry.size };
+                table.in_use.remove(&at_cut.segment);
+                table.ready.insert(at_cut.segment, ready);
+            }
+        }
+        self.room.publish(&table.ready);
+    }
+
+    /// (segments, allocated bytes, live bytes, ready segments)
+    pub(crate) fn totals(&self) -> (u32, u64, u64, u32) {
+        let table = self.table();
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let live =
+            table.in_use.values().map(|entry| entry.live_page_bytes + entry.live_part_bytes).sum();
+        let segments = count(table.in_use.len() + table.ready.len());
+        (segments, allocated_bytes(&table), live, count(table.ready.len()))
+    }
+}
+
+fn allocated_bytes(table: &Table) -> u64 {
+    let in_use = table.in_use.values().map(|entry| u64::from(entry.size));
+    in_use.chain(table.ready.values().map(|ready| u64::from(ready.size))).sum()
+}
+
+/// What the store was doing, for errors of segment files.
+pub(crate) fn io_error(
+    files: &SegmentFiles,
+    operation: &'static str,
+    segment: SegmentId,
+    offset: Option<u64>,
+    source: std::io::Error,
+) -> Error {
+    let path = format!("{}/{}", files.describe(), FileName::Segment(segment));
+    Error::Io { operation, path, offset, source }
+}
+
+/// The shared handle of an open segment file.
+pub(crate) type SegmentFile = Arc<dyn crate::io::IoFile>;

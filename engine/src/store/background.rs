@@ -1,0 +1,107 @@
+//! The store's own threads: one flushes when asked to, at a pace; one fills segments ahead and takes
+//! checkpoints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::Shared;
+use crate::error::{Error, Result};
+
+/// How often the maintenance thread looks for work.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(2);
+/// How long it rests after an error, such as a full disk.
+const ERROR_PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub(super) struct Threads {
+    stopping: Arc<AtomicBool>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(super) fn start(shared: &Arc<Shared>) -> Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut threads = Self { stopping, handles: Vec::new() };
+        threads.spawn("lapidary-flush", shared, flush)?;
+        threads.spawn("lapidary-maint", shared, maintain)?;
+        Ok(threads)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where the engine starts threads")]
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        shared: &Arc<Shared>,
+        run: impl FnOnce(&Shared, &AtomicBool) + Send + 'static,
+    ) -> Result<()> {
+        let (shared, stopping) = (Arc::clone(shared), Arc::clone(&self.stopping));
+        let handle = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&shared, &stopping))
+            .map_err(|source| Error::Io {
+                operation: "start a thread for",
+                path: name.to_owned(),
+                offset: None,
+                source,
+            })?;
+        self.handles.push(handle);
+        Ok(())
+    }
+
+    pub(super) fn stop(self) {
+        self.stopping.store(true, Ordering::Release);
+        for handle in self.handles {
+            handle.thread().unpark();
+            // A thread that panicked has said so; nothing is left to do for it.
+            let _ = handle.join();
+        }
+    }
+}
+
+/// Flushes when asked: at once if the last flush began an interval ago, else when it will have.
+fn flush(shared: &Shared, stopping: &AtomicBool) {
+    let core = &shared.core;
+    let clock = &core.environment.clock;
+    let interval = u64::try_from(core.tunables.flush_interval.as_nanos()).unwrap_or(u64::MAX);
+    core.log.set_flusher(thread::current());
+    let mut began_ns = None;
+    while !stopping.load(Ordering::Acquire) {
+        if !core.log.is_requested() {
+            thread::park();
+            continue;
+        }
+        let now_ns = clock.monotonic_ns();
+        let rest_ns = began_ns.map_or(0, |began: u64| interval.saturating_sub(now_ns - began));
+        if rest_ns > 0 {
+            thread::park_timeout(Duration::from_nanos(rest_ns));
+            continue;
+        }
+        began_ns = Some(now_ns);
+        // Cleared before the buffers are taken: what is appended later asks again.
+        core.log.clear_request();
+        if let Err(error) = core.log.flush(&core.segments) {
+            // Whoever waits for it is told; this thread has nothing left to do.
+            tracing::debug!(%error, "the flush thread ends");
+            return;
+        }
+    }
+}
+
+fn maintain(shared: &Shared, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Acquire) {
+        match shared.maintain() {
+            Ok(true) => {}
+            Ok(false) => thread::park_timeout(MAINTENANCE_INTERVAL),
+            Err(error @ (Error::Poisoned { .. } | Error::Closed)) => {
+                tracing::debug!(%error, "the maintenance thread ends");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "background work failed; it will be tried again");
+                thread::park_timeout(ERROR_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The store: what the outside holds.
+
+mod background;
+mod catalog;
+mod checkpoint;
+mod recovery;
+mod superblock;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use background::Threads;
+use catalog::Catalog;
+use checkpoint::Checkpointer;
+
+use crate::config::{Background, StoreOptions};
+use crate::core::{Changed, Core};
+use crate::env::Environment;
+use crate::error::{Error, Result};
+use crate::facet::Facet;
+use crate::format::record::{self, CatalogChange};
+use crate::log::Effect;
+use crate::name::FacetName;
+use crate::segments::Purpose;
+use crate::types::{FacetId, Lsn, PageSize, StoreId, Ticket, Version};
+
+/// An open store: one log, its segments, and the facets in them.
+///
+/// All methods may be called from any thread. Dropping it is like a crash of the process: nothing
+/// acknowledged is lost, and the next open recovers. [`close`](Self::close) makes that open quick.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lapidary_engine::{Environment, FacetName, MemoryIo, Store, StoreOptions, View};
+///
+/// let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+/// let store = Store::open(environment, StoreOptions::create())?;
+/// let facet = store.create_facet(&FacetName::new("tenants/acme")?)?;
+/// assert_eq!(facet.snapshot(View::Latest)?.page_count(), 0);
+/// store.close()?;
+/// # Ok::<(), lapidary_engine::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// What the store's threads share with it.
+#[derive(Debug)]
+struct Shared {
+    core: Arc<Core>,
+    id: StoreId,
+    /// Taken before the log's lead, never after it.
+    catalog: RwLock<Catalog>,
+    checkpointer: Mutex<Checkpointer>,
+    checkpoints: AtomicU64,
+    recovered_bytes: u64,
+    /// The store's lock; given back when the store is dropped or closed.
+    lock: Mutex<Option<LockGuard>>,
+}
+
+struct LockGuard(#[expect(dead_code, reason = "held for its drop")] Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LockGuard")
+    }
+}
+
+/// What a list says of a facet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FacetInfo {
+    /// Identity, unchanged by a rename.
+    pub id: FacetId,
+    /// Name.
+    pub name: FacetName,
+    /// Newest version.
+    pub version: Version,
+    /// Page size; `None` while it has never had a page.
+    pub page_size: Option<PageSize>,
+    /// Number of pages.
+    pub page_count: u32,
+}
+
+/// Figures of a store at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStat {
+    /// Facets there are.
+    pub facets: u64,
+    /// Segment files.
+    pub segments: u32,
+    /// Segment files that wait to be written.
+    pub ready_segments: u32,
+    /// Bytes of all segment files.
+    pub allocated_bytes: u64,
+    /// Bytes in segments that durable versions and the newest checkpoint refer to.
+    pub live_bytes: u64,
+    /// Bytes written to the log since the store was opened, with headers and padding.
+    pub written_bytes: u64,
+    /// Bytes written since then to fill segments ahead of their use.
+    pub filled_bytes: u64,
+    /// Flushes since then; each is one sync, or a few.
+    pub flushes: u64,
+    /// Commits made durable since then.
+    pub commits: u64,
+    /// Checkpoints taken since then.
+    pub checkpoints: u64,
+    /// Bytes of log that recovery read when the store was opened.
+    pub recovered_bytes: u64,
+    /// All up to this LSN is durable.
+    pub durable_lsn: Lsn,
+}
+
+impl Store {
+    /// Opens a store, recovering what was acknowledged.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if there is none and `create` is not set; [`Error::NotAStore`],
+    /// [`Error::Locked`], [`Error::FormatTooNew`], [`Error::Corrupt`]; [`Error::InvalidInput`] for
+    /// settings out of range; [`Error::Io`] and [`Error::NoSpace`].
+    pub fn open(environment: Environment, options: StoreOptions) -> Result<Arc<Self>> {
+        let StoreOptions { create, format, tunables, background } = options;
+        let shared = Arc::new(recovery::open(environment, create, format, tunables)?);
+        let threads = match background {
+            Background::Threads => Some(Threads::start(&shared)?),
+            Background::Manual => None,
+        };
+        Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
+    }
+
+    /// The store's directory, for messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.shared.core.environment.io.describe()
+    }
+
+    /// Random identity of the store.
+    #[must_use]
+    pub fn id(&self) -> StoreId {
+        self.shared.id
+    }
+
+    /// Creates an empty facet. It is durable with the next commit or flush.
+    ///
+    /// # Errors
+    /// [`Error::FacetExists`]; [`Error::NoSpace`]; [`Error::Poisoned`] or [`Error::Closed`].
+    pub fn create_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
+        match self.shared.create(name)? {
+            (facet, true) => Ok(facet),
+            (_, false) => Err(Error::FacetExists { name: name.to_string() }),
+        }
+    }
+
+    /// Opens a facet.
+    ///
+    /// # Errors
+    /// [`Error::FacetNotFound`]; [`Error::Poisoned`] or [`Error::Closed`].
+    pub fn open_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
+        self.shared.core.log.check_usable()?;
+        let catalog = self.shared.catalog();
+        catalog.get(name).cloned().ok_or_else(|| Error::FacetNotFound { name: name.to_string() })
+    }
+
+    /// Opens a facet, creating it if it is not there.
+    ///
+    /// # Errors
+    /// As [`create_facet`](Self::create_facet), but for its being there.
+    pub fn open_or_create_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
+        match self.open_facet(name) {
+            Err(Error::FacetNotFound { .. }) => Ok(self.shared.create(name)?.0),
+            opened => opened,
+        }
+    }
+
+    /// Whether there is a facet of that name.
+    #[must_use]
+    pub fn facet_exists(&self, name: &FacetName) -> bool {
+        self.shared.catalog().get(name).is_some()
+    }
+
+    /// Deletes a facet and all below it, atomically. Snapshots that exist stay readable.
+    ///
+    /// # Errors
+    /// [`Error::FacetNotFound`] if there is neither; [`Error::NoSpace`]; [`Error::Poisoned`] or
+    /// [`Error::Closed`].
+    pub fn delete_facet(&self, name: &FacetName) -> Result<Ticket> {
+        let shared = &self.shared;
+        let core = &shared.core;
+        let admission =
+            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Reclaim)?;
+        let mut catalog = shared.catalog_mut();
+        let facets = catalog.remove_subtree(name);
+        if facets.is_empty() {
+            return Err(Error::FacetNotFound { name: name.to_string() });
+        }
+        for facet in &facets {
+            facet.mark_deleted();
+        }
+        let change = CatalogChange::Delete { name: name.clone() };
+        Ok(shared.append_change(admission, &change, Effect::Delete(facets)))
+    }
+
+    /// Renames a facet and all below it, atomically. Open handles stay good.
+    ///
+    /// # Errors
+    /// [`Error::FacetNotFound`]; [`Error::FacetExists`] if a new name is taken;
+    /// [`Error::InvalidName`] if one would break a rule; [`Error::InvalidInput`] if the new name is
+    /// within the old; [`Error::NoSpace`]; [`Error::Poisoned`] or [`Error::Closed`].
+    pub fn rename_facet(&self, from: &FacetName, to: &FacetName) -> Result<Ticket> {
+        let shared = &self.shared;
+        let core = &shared.core;
+        let admission =
+            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
+        let mut catalog = shared.catalog_mut();
+        let moves = catalog.plan_rename(from, to)?;
+        let facets = catalog.rename(moves);
+        let change = CatalogChange::Rename { from: from.clone(), to: to.clone() };
+        Ok(shared.append_change(admission, &change, Effect::Touch(facets)))
+    }
+
+    /// Facets within `prefix` (all, if `None`), in order of name, those after `after`, at most
+    /// `limit`. It may say more than is durable: wait for [`current_ticket`](Self::current_ticket).
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] or [`Error::Closed`].
+    pub fn list_facets(
+        &self,
+        prefix: Option<&FacetName>,
+        after: Option<&FacetName>,
+        limit: usize,
+    ) -> Result<Vec<FacetInfo>> {
+        self.shared.core.log.check_usable()?;
+        let catalog = self.shared.catalog();
+        let info = |(name, facet): (&FacetName, &Arc<Facet>)| {
+            let (version, page_size, page_count) = facet.summary();
+            FacetInfo { id: facet.id(), name: name.clone(), version, page_size, page_count }
+        };
+        Ok(match prefix {
+            Some(prefix) => catalog
+                .subtree(prefix)
+                .filter(|(name, _)| after.is_none_or(|after| *name > after))
+                .take(limit)
+                .map(info)
+                .collect(),
+            None => catalog.after(after).take(limit).map(info).collect(),
+        })
+    }
+
+    /// A ticket for all that was appended so far.
+    #[must_use]
+    pub fn current_ticket(&self) -> Ticket {
+        self.shared.core.log.current_ticket()
+    }
+
+    /// All up to this LSN is durable.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.shared.core.log.durable_lsn()
+    }
+
+    /// Whether `ticket` is durable.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] or [`Error::Closed`] if it is not and will not be, by this store.
+    pub fn is_durable(&self, ticket: Ticket) -> Result<bool> {
+        self.shared.core.log.is_durable(ticket)
+    }
+
+    /// Waits until `ticket` is durable. The calling thread writes the log itself if nobody else
+    /// does; threads that wait at the same time share one sync.
+    ///
+    /// # Errors
+    /// As [`is_durable`](Self::is_durable).
+    pub fn wait_durable(&self, ticket: Ticket) -> Result<()> {
+        self.shared.core.log.wait_durable(&self.shared.core.segments, ticket)
+    }
+
+    /// Asks the store's thread for a flush and returns at once. Flushes asked for this way keep
+    /// [`flush_interval`](crate::Tunables::flush_interval) apart. With
+    /// [`Background::Manual`] there is no such thread, and nothing happens.
+    pub fn request_flush(&self) {
+        self.shared.core.log.request_flush();
+    }
+
+    /// Makes all that was appended so far durable.
+    ///
+    /// # Errors
+    /// As [`is_durable`](Self::is_durable).
+    pub fn flush(&self) -> Result<()> {
+        self.shared.core.log.flush(&self.shared.core.segments)
+    }
+
+    /// Has `listener` called after every flush, and when the store is poisoned or closed, from the
+    /// thread that did it. It must be quick, and may call nothing of the store but
+    /// [`is_durable`](Self::is_durable) and [`durable_lsn`](Self::durable_lsn).
+    pub fn on_durable(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        self.shared.core.log.on_durable(listener);
+    }
+
+    /// Writes what changed since the last checkpoint, so that the next open need not replay it,
+    /// and makes segments ready again in which nothing is live.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], after which the store goes on as before; [`Error::Poisoned`] or
+    /// [`Error::Closed`].
+    pub fn checkpoint(&self) -> Result<()> {
+        self.shared.checkpoint()
+    }
+
+    /// Does one piece of background work, if there is any: fills a segment ahead, or takes a
+    /// checkpoint. Says whether it did. With [`Background::Threads`] nobody needs to call it.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn maintain(&self) -> Result<bool> {
+        self.shared.maintain()
+    }
+
+    /// Figures as of now.
+    #[must_use]
+    pub fn stat(&self) -> StoreStat {
+        let core = &self.shared.core;
+        let (segments, allocated_bytes, live_bytes, ready_segments) = core.segments.totals();
+        let counters = &core.log.counters;
+        StoreStat {
+            facets: self.shared.catalog().len() as u64,
+            segments,
+            ready_segments,
+            allocated_bytes,
+            live_bytes,
+            written_bytes: counters.written_bytes.load(Ordering::Relaxed),
+            filled_bytes: core.segments.files.filled_bytes(),
+            flushes: counters.flushes.load(Ordering::Relaxed),
+            commits: counters.commits.load(Ordering::Relaxed),
+            checkpoints: self.shared.checkpoints.load(Ordering::Relaxed),
+            recovered_bytes: self.shared.recovered_bytes,
+            durable_lsn: self.durable_lsn(),
+        }
+    }
+
+    /// Makes everything durable, takes a checkpoint, and closes the store. Afterwards every
+    /// operation fails with [`Error::Closed`], and another process may open it.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]: all is durable and the store is closed, but the next open has more to
+    /// replay. [`Error::Poisoned`]: closed as after a crash. [`Error::Closed`] if it was.
+    pub fn close(&self) -> Result<()> {
+        self.shared.core.log.check_open()?;
+        let result = self.flush().and_then(|()| self.checkpoint());
+        self.shut();
+        result
+    }
+
+    /// Ends threads and gives the lock back.
+    fn shut(&self) {
+        self.shared.core.log.close();
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            threads.stop();
+        }
+        self.shared.let_go();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+impl Shared {
+    fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog_mut(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn checkpointer(&self) -> MutexGuard<'_, Checkpointer> {
+        self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The facet of that name, and whether this call created it.
+    fn create(&self, name: &FacetName) -> Result<(Arc<Facet>, bool)> {
+        let core = &self.core;
+        let admission =
+            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
+        let mut catalog = self.catalog_mut();
+        if let Some(facet) = catalog.get(name) {
+            return Ok((Arc::clone(facet), false));
+        }
+        let facet = Facet::new(Arc::clone(core), catalog.next(), name.clone());
+        catalog.insert(name.clone(), Arc::clone(&facet));
+        let change = CatalogChange::Create { facet: facet.id(), name: name.clone() };
+        self.append_change(admission, &change, Effect::Touch(vec![Arc::clone(&facet)]));
+        Ok((facet, true))
+    }
+
+    /// Appends a catalog record. The catalog is locked, so that the order of changes is the order
+    /// of their LSNs.
+    fn append_change(
+        &self,
+        admission: crate::log::Admission<'_>,
+        change: &CatalogChange,
+        effect: Effect,
+    ) -> Ticket {
+        let wall_ms = self.core.environment.clock.wall_ms();
+        self.core.log.append(admission, 0, |lsn, out| {
+            record::encode_catalog(lsn, wall_ms, change, out);
+            effect
+        })
+    }
+
+    fn maintain(&self) -> Result<bool> {
+        let core = &self.core;
+        core.log.check_usable()?;
+        if core.segments.fill_ahead()? {
+            return Ok(true);
+        }
+        let tail = core.log.counters.tail_bytes.load(Ordering::Relaxed);
+        if tail < core.tunables.checkpoint_log_bytes {
+            return Ok(false);
+        }
+        self.checkpoint()?;
+        Ok(true)
+    }
+
+    /// Breaks the circles between facets, buffers and this, and gives the lock back.
+    fn let_go(&self) {
+        self.core.log.discard_buffers();
+        *self.catalog_mut() = Catalog::new(FacetId(1));
+        self.core.with_changed(|changed| *changed = Changed::default());
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

@@ -1,0 +1,312 @@
+//! Opening a store: finding the end of the log, and making it true.
+//!
+//! What may be found, and what is done about it:
+//!
+//! | | found | done |
+//! |---|---|---|
+//! | R1 | no directory, or an empty one | created, if asked for; else refused |
+//! | R2 | somebody else's files | refused |
+//! | R3 | no valid superblock slot, and no segments: creation was interrupted | as R1 |
+//! | R4 | no valid superblock slot, and segments | refused: corrupt |
+//! | R5 | one valid slot | opened; both are rewritten |
+//! | R6 | a later format version | refused |
+//! | R7 | a damaged segment header | refused: corrupt (it fits a sector, so it cannot be torn) |
+//! | R8 | a segment the checkpoint needs is missing, short or of another generation | refused: corrupt |
+//! | R9 | the next batch is valid and continues the log | replayed |
+//! | R10 | a segment of a later incarnation starts with the expected LSN | replay goes on there: an earlier recovery did |
+//! | R11 | a segment of the same incarnation does, and the next batch here is not valid | replay goes on there: the log went on there |
+//! | R12 | no valid batch, at or below an LSN known to be durable | refused: corrupt |
+//! | R13 | no valid batch, but a later one of this incarnation is | refused: corrupt |
+//! | R14 | no valid batch otherwise | the log ends here; a torn batch is discarded |
+//! | R15 | the last batch is not known to be durable | its records are written again and synced before they count |
+//! | R16 | a segment of an incarnation the superblock does not know | made ready: an earlier recovery was interrupted |
+//! | R17 | a file that is no whole segment, and that nothing needs | removed: filling it was interrupted |
+//!
+//! Order of the end: 1. the tail (R15) is written and synced in a segment of the new incarnation;
+//! 2. the superblock says the new incarnation; 3. the store serves. If 2 came before 1, a crash
+//! between them would leave R10 pointing at nothing, and the tail would be lost after it had been
+//! shown to nobody, or worse, to somebody. If 3 came before 2, commits of this incarnation would be
+//! taken for R16 and overwritten.
+
+mod log;
+mod replay;
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::catalog::Catalog;
+use super::checkpoint::Checkpointer;
+use super::superblock::SuperblockFile;
+use super::{LockGuard, Shared};
+use crate::config::{FormatParams, Tunables};
+use crate::core::{Changed, Core};
+use crate::env::Environment;
+use crate::error::{Error, Result};
+use crate::facet::Facet;
+use crate::format::catalog::{self as parts, ChunkNo, Root, SegmentEntry};
+use crate::format::superblock::{FILE_BYTES, LogPosition, Superblock};
+use crate::format::{Malformed, StoredRef, record};
+use crate::io::{DirectoryState, FileName, Io};
+use crate::log::{Log, LogWriter};
+use crate::segments::{SegmentFiles, Segments};
+use crate::types::{FacetId, Incarnation, Lsn, SegmentId, StoreId};
+use replay::Replay;
+use scan::Found;
+
+/// Opens the store of `environment`, or creates it.
+pub(super) fn open(
+    environment: Environment,
+    create: bool,
+    format: FormatParams,
+    tunables: Tunables,
+) -> Result<Shared> {
+    let path = environment.io.describe();
+    open_or_create(environment, create, format, tunables).map_err(|error| {
+        if error.is_disk_full() {
+            Error::NoSpace { path, needed_bytes: FILE_BYTES as u64 }
+        } else {
+            error
+        }
+    })
+}
+
+fn open_or_create(
+    environment: Environment,
+    create: bool,
+    format: FormatParams,
+    tunables: Tunables,
+) -> Result<Shared> {
+    check_format(format)?;
+    let io = Arc::clone(&environment.io);
+    let failed = |operation| {
+        let path = io.describe();
+        move |source| Error::Io { operation, path, offset: None, source }
+    };
+    let state = io.inspect().map_err(|source| {
+        if source.kind() == std::io::ErrorKind::NotADirectory {
+            Error::NotAStore { path: io.describe(), reason: "it is a file".to_owned() }
+        } else {
+            failed("look into")(source)
+        }
+    })?;
+    match state {
+        DirectoryState::Foreign => {
+            let reason = "it holds other files and no SUPERBLOCK".to_owned();
+            return Err(Error::NotAStore { path: io.describe(), reason });
+        }
+        DirectoryState::Empty if !create => return Err(Error::Missing { path: io.describe() }),
+        DirectoryState::Empty | DirectoryState::Store => {}
+    }
+    // Also for a store that is there: its directory may have been created by a process that was
+    // killed before the name was durable.
+    io.create_directory().map_err(failed("create"))?;
+    let lock =
+        io.lock().map_err(failed("lock"))?.ok_or_else(|| Error::Locked { path: io.describe() })?;
+    // Looked at again under the lock: another process may just have created the store.
+    let state = io.inspect().map_err(failed("look into"))?;
+    let superblock = if state == DirectoryState::Store {
+        match SuperblockFile::open(&*io) {
+            Err(Error::Corrupt { .. })
+                if create && io.list_segments().map_err(failed("list"))?.is_empty() =>
+            {
+                create_superblock(&environment, format)?
+            }
+            opened => opened?,
+        }
+    } else {
+        create_superblock(&environment, format)?
+    };
+    recover(environment, tunables, superblock, LockGuard(lock))
+}
+
+fn check_format(format: FormatParams) -> Result<()> {
+    let FormatParams { segment_bytes_min: min, segment_bytes_max: max } = format;
+    let range = 64 << 10..=1 << 30;
+    let is_good = |bytes: u32| bytes.is_power_of_two() && range.contains(&bytes);
+    if is_good(min) && is_good(max) && min <= max {
+        return Ok(());
+    }
+    Err(Error::InvalidInput(format!(
+        "segment sizes from {min} to {max} bytes: both must be powers of two from 64 KiB to 1 GiB, \
+         the smaller one first"
+    )))
+}
+
+fn create_superblock(environment: &Environment, format: FormatParams) -> Result<SuperblockFile> {
+    let mut id = [0; 16];
+    environment.entropy.fill(&mut id);
+    let first = Superblock {
+        store: StoreId(id),
+        sequence: 1,
+        incarnation: Incarnation(0),
+        format,
+        replay: LogPosition::START,
+        durable_through: Lsn(0),
+        checkpoint: None,
+    };
+    SuperblockFile::create(&*environment.io, first)
+}
+
+fn recover(
+    environment: Environment,
+    tunables: Tunables,
+    mut superblock: SuperblockFile,
+    lock: LockGuard,
+) -> Result<Shared> {
+    let current = superblock.current.clone();
+    check_format(current.format)?;
+    let files = SegmentFiles::new(Arc::clone(&environment.io), tunables.open_segments_max);
+    let found = scan::scan(&environment.io, current.store)?;
+    let root = load_root(&files, &current)?;
+    let segments = Segments::new(files, current.format);
+    let table = scan::checkpoint_table(&found, root.as_ref(), current.checkpoint);
+    scan::restore_needed(&segments, &found, &table)?;
+
+    let incarnation = Incarnation(current.incarnation.0 + 1);
+    let end = log::find_end(&segments, &found, &current)?;
+    restore_rest(&segments, &found, &end.visited, &table)?;
+
+    let mut writer = LogWriter::new(current.store, incarnation, end.before_tail);
+    let tail_place = match &end.tail {
+        None => None,
+        Some(tail) => {
+            Some(writer.rewrite_tail(&segments, end.durable_through, tail.count, &tail.records)?)
+        }
+    };
+    let durable_through = Lsn(writer.position().lsn.0 - 1);
+    // Files that are found may have been created by a process that was killed before their names
+    // were durable.
+    environment.io.sync_directory().map_err(|source| Error::Io {
+        operation: "sync the directory of",
+        path: environment.io.describe(),
+        offset: None,
+        source,
+    })?;
+    let next = Superblock { incarnation, durable_through, ..current.clone() };
+    superblock.replace(next)?;
+
+    let opened_ns = environment.clock.monotonic_ns();
+    let log = Log::new(writer, tunables.log_buffers, tunables.buffered_bytes_max);
+    let changed = Mutex::new(Changed::default());
+    let core = Arc::new(Core { environment, tunables, segments, log, opened_ns, changed });
+
+    let (mut catalog, chunks) = load_catalog(&core, root.as_ref())?;
+    let mut replay = Replay::new(&core, &mut catalog);
+    for batch in &end.batches {
+        replay.batch(batch.first_lsn, batch.count, &batch.read(&core.segments)?, batch.place)?;
+    }
+    if let (Some(tail), Some(place)) = (&end.tail, tail_place) {
+        replay.batch(tail.first_lsn, tail.count, &tail.records, place)?;
+    }
+    // Spilled pages of replayed commits have made their segments live again; what nothing has,
+    // neither the checkpoint nor a replayed commit, is ready.
+    let replay_segment = current.replay.segment.map(|(segment, _)| segment);
+    core.segments.recycle(&table, replay_segment, current.replay.lsn);
+    let tail_bytes = &core.log.counters.tail_bytes;
+    tail_bytes.store(end.read_bytes, std::sync::atomic::Ordering::Relaxed);
+    tracing::info!(
+        store = %current.store,
+        incarnation = incarnation.0,
+        facets = catalog.len(),
+        replayed_bytes = end.read_bytes,
+        "store opened"
+    );
+    Ok(Shared {
+        core,
+        id: current.store,
+        catalog: RwLock::new(catalog),
+        checkpointer: Mutex::new(Checkpointer::new(superblock, chunks)),
+        checkpoints: AtomicU64::new(0),
+        recovered_bytes: end.read_bytes,
+        lock: Mutex::new(Some(lock)),
+    })
+}
+
+/// Reads a checkpoint part that the whole store depends on.
+fn read_part<T>(
+    files: &SegmentFiles,
+    reference: StoredRef,
+    decode: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+) -> Result<T> {
+    let mut bytes = Vec::new();
+    files.read(reference, &mut bytes).map_err(|error| match error {
+        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+            let detail = "the file ends before a part of the checkpoint".to_owned();
+            Error::Corrupt { path, offset: reference.offset(), detail }
+        }
+        other => other,
+    })?;
+    record::decode_part(&bytes, reference.crc).and_then(decode).map_err(|malformed| {
+        Error::Corrupt {
+            path: segment_path(files, reference.segment),
+            offset: reference.offset(),
+            detail: format!("a part of the checkpoint: {}", malformed.0),
+        }
+    })
+}
+
+fn segment_path(files: &SegmentFiles, segment: SegmentId) -> String {
+    format!("{}/{}", files.describe(), FileName::Segment(segment))
+}
+
+fn load_root(files: &SegmentFiles, current: &Superblock) -> Result<Option<Root>> {
+    current.checkpoint.map(|root| read_part(files, root, parts::decode_root)).transpose()
+}
+
+type Chunks = BTreeMap<ChunkNo, StoredRef>;
+
+fn load_catalog(core: &Arc<Core>, root: Option<&Root>) -> Result<(Catalog, Chunks)> {
+    let Some(root) = root else { return Ok((Catalog::new(FacetId(1)), Chunks::new())) };
+    let mut catalog = Catalog::new(root.next_facet);
+    for &(chunk, reference) in &root.chunks {
+        let files = &core.segments.files;
+        let entries = read_part(files, reference, |bytes| parts::decode_chunk(chunk, bytes))?;
+        for entry in entries {
+            let name = entry.name.clone();
+            if !catalog.insert(name.clone(), Facet::cold(Arc::clone(core), entry)) {
+                return Err(Error::Corrupt {
+                    path: segment_path(files, reference.segment),
+                    offset: reference.offset(),
+                    detail: format!("two facets of the catalog have the name {name}"),
+                });
+            }
+        }
+    }
+    Ok((catalog, root.chunks.iter().copied().collect()))
+}
+
+/// Makes ready what neither the checkpoint nor the log needs (R16), and removes what is no segment
+/// (R17).
+fn restore_rest(
+    segments: &Segments,
+    found: &BTreeMap<SegmentId, Found>,
+    visited: &BTreeSet<SegmentId>,
+    table: &[SegmentEntry],
+) -> Result<()> {
+    let needed: BTreeSet<SegmentId> = table
+        .iter()
+        .filter(|entry| found.get(&entry.segment).is_some_and(|f| f.is_generation_of(entry)))
+        .map(|entry| entry.segment)
+        .collect();
+    for (&segment, found) in found {
+        if needed.contains(&segment) || visited.contains(&segment) {
+            continue;
+        }
+        match found.as_ready() {
+            Some(ready) => segments.restore_ready(segment, ready),
+            None => {
+                tracing::info!(segment = segment.0, "removing a segment whose filling was cut off");
+                segments.files.remove(segment)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The store's directory, for messages of the modules below.
+fn corrupt(io: &dyn Io, segment: SegmentId, offset: u64, detail: impl Into<String>) -> Error {
+    let path = format!("{}/{}", io.describe(), FileName::Segment(segment));
+    Error::Corrupt { path, offset, detail: detail.into() }
+}
