@@ -35,7 +35,8 @@ pub struct Tunables {
     /// commit. Default 8 MiB.
     pub spill_bytes: usize,
     /// Log bytes after which a checkpoint is taken, and so the most that recovery replays
-    /// (roughly). Default 256 MiB.
+    /// (roughly). Default 256 MiB; a store with less live data takes them as often as it writes
+    /// that much, but not more often than every 16 MiB.
     pub checkpoint_log_bytes: u64,
     /// Segment files kept open for reading. Default 256.
     pub open_segments_max: usize,

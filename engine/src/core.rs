@@ -2,11 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustc_hash::FxHashSet;
+
 use crate::config::Tunables;
 use crate::env::Environment;
 use crate::facet::Facet;
+use crate::format::catalog::ChunkNo;
+use crate::format::record;
 use crate::log::Log;
+use crate::name::FacetName;
 use crate::segments::Segments;
+use crate::types::FacetId;
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -25,6 +31,20 @@ pub(crate) struct Changed {
     /// New, renamed, or with a new version. May hold facets that were deleted afterwards.
     pub(crate) facets: Vec<Arc<Facet>>,
     pub(crate) deleted: Vec<Arc<Facet>>,
+    /// Catalog chunks that have to be written.
+    chunks: FxHashSet<ChunkNo>,
+    /// Bytes of parts that a checkpoint of this would write, roughly and rather too many.
+    pub(crate) part_bytes: u64,
+}
+
+impl Changed {
+    /// Counts a facet that the next checkpoint has to write, in a chunk of facets like it.
+    pub(crate) fn note(&mut self, facet: FacetId, name: &FacetName, page_count: u32) {
+        self.part_bytes += record::map_bytes_max(page_count);
+        if self.chunks.insert(ChunkNo::of(facet)) {
+            self.part_bytes += record::chunk_bytes(name.as_str().len());
+        }
+    }
 }
 
 impl Core {
@@ -35,5 +55,10 @@ impl Core {
 
     pub(crate) fn with_changed<T>(&self, with: impl FnOnce(&mut Changed) -> T) -> T {
         with(&mut self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has commits leave room for the checkpoint that is due.
+    pub(crate) fn publish_reserve(&self) {
+        self.segments.set_reserve(self.with_changed(|changed| changed.part_bytes));
     }
 }

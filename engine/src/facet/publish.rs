@@ -28,8 +28,10 @@ pub(crate) struct Committed<'a> {
 #[derive(Debug)]
 pub(crate) struct Captured {
     pub(crate) facet: Arc<Facet>,
-    pub(crate) content: Content,
     pub(crate) entry: FacetEntry,
+    /// The durable page map; `None` if it was not in memory, and so is as the last checkpoint has
+    /// it (a facet that was only renamed).
+    pub(crate) map: Option<PageMap>,
 }
 
 impl Facet {
@@ -101,14 +103,23 @@ impl Facet {
         let died = state.durable.version.next();
         map.for_each_stored(&mut |reference| state.drop_page(reference, died, changes));
         state.latest.map = PageMap::default();
+        let name = state.name.clone();
         drop(state);
-        self.core.with_changed(|changed| changed.deleted.push(Arc::clone(self)));
+        self.core.with_changed(|changed| {
+            changed.note(self.id, &name, 0);
+            changed.deleted.push(Arc::clone(self));
+        });
+        self.core.publish_reserve();
     }
 
     fn note_change(self: &Arc<Self>, state: &mut State) {
         if !state.is_changed {
             state.is_changed = true;
-            self.core.with_changed(|changed| changed.facets.push(Arc::clone(self)));
+            self.core.with_changed(|changed| {
+                changed.note(self.id, &state.name, state.durable.page_count);
+                changed.facets.push(Arc::clone(self));
+            });
+            self.core.publish_reserve();
         }
     }
 
@@ -119,18 +130,23 @@ impl Facet {
         if state.is_deleted {
             return None;
         }
-        let content = state.durable.clone();
+        let (map, map_levels, map_root) = if state.is_loaded {
+            (Some(state.durable.map.clone()), state.durable.map.levels(), None)
+        } else {
+            let last = state.checkpoint.as_ref().expect("what is not loaded is in a checkpoint");
+            (None, last.map_levels, last.map_root)
+        };
         let entry = FacetEntry {
             facet: self.id,
             name: state.name.clone(),
-            version: content.version,
-            wall_ms: content.wall_ms,
-            page_count: content.page_count,
-            page_size: content.page_size,
-            map_levels: content.map.levels(),
-            map_root: None,
+            version: state.durable.version,
+            wall_ms: state.durable.wall_ms,
+            page_count: state.durable.page_count,
+            page_size: state.durable.page_size,
+            map_levels,
+            map_root,
         };
-        Some(Captured { facet: Arc::clone(self), content, entry })
+        Some(Captured { facet: Arc::clone(self), entry, map })
     }
 
     /// Checkpoint: what the last checkpoint said of a facet that has not changed since.
@@ -141,26 +157,22 @@ impl Facet {
         self.state().checkpoint.clone().expect("an unchanged facet is in the last checkpoint")
     }
 
-    /// Checkpoint: the facet's part of it is written. Hands parts that the one before had and this
-    /// one has not to `obsolete`.
-    pub(crate) fn checkpointed(
-        &self,
-        entry: FacetEntry,
-        map: PageMap,
-        obsolete: &mut impl FnMut(StoredRef),
-    ) {
+    /// Checkpoint: its nodes of `map` are written, whether or not the checkpoint succeeds. Hands
+    /// nodes that were written before and are not part of `map` to `obsolete`.
+    pub(crate) fn keep_written(&self, map: PageMap, obsolete: &mut impl FnMut(StoredRef)) {
         let mut state = self.state();
         map::obsolete_parts(&state.checkpoint_map, &map, obsolete);
         state.checkpoint_map = map;
-        state.checkpoint = Some(entry);
+    }
+
+    /// Checkpoint: it succeeded.
+    pub(crate) fn checkpointed(&self, entry: FacetEntry) {
+        self.state().checkpoint = Some(entry);
     }
 
     /// Checkpoint: the facet was deleted, so all its parts are obsolete.
     pub(crate) fn forget_checkpoint(&self, obsolete: &mut impl FnMut(StoredRef)) {
-        let mut state = self.state();
-        map::obsolete_parts(&state.checkpoint_map, &PageMap::default(), obsolete);
-        state.checkpoint_map = PageMap::default();
-        state.checkpoint = None;
+        self.keep_written(PageMap::default(), obsolete);
     }
 
     /// A checkpoint failed: the facet has still to be written by the next one.

@@ -57,6 +57,8 @@ struct Stage {
     /// Bytes of the staged pages that are in memory.
     image_bytes: usize,
     is_dirty: bool,
+    /// A page could not be staged, so what is staged is not what was meant.
+    is_broken: bool,
 }
 
 impl Stage {
@@ -68,6 +70,7 @@ impl Stage {
         self.pages_kept = self.page_count;
         self.image_bytes = 0;
         self.is_dirty = false;
+        self.is_broken = false;
     }
 
     /// Reads a page in the view of this stage over `base`.
@@ -157,8 +160,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for page 0 or a length that is not the page size. When the staged
-    /// pages are spilled: as [`commit`](Self::commit), and what is staged is discarded.
+    /// pages are spilled: as [`commit`](Self::commit); the transaction can then only be discarded.
     pub fn write_page(&mut self, page: PageNo, bytes: &[u8]) -> Result<()> {
+        self.check_whole()?;
         if page.0 == 0 || self.stage.page_size.map(PageSize::bytes) != Some(bytes.len()) {
             return Err(self.invalid(format_args!(
                 "page {page} of {} bytes cannot be written where pages have {} bytes",
@@ -179,7 +183,7 @@ impl Writer {
                 self.stage.image_bytes += bytes.len();
                 self.release(replaced);
                 if self.stage.image_bytes > self.core().tunables.spill_bytes {
-                    self.spill().inspect_err(|_| self.discard())?;
+                    self.spill().inspect_err(|_| self.stage.is_broken = true)?;
                 }
             }
         }
@@ -239,7 +243,7 @@ impl Writer {
         for staged in old.pages.values() {
             self.unpin_spilled(staged);
         }
-        result?;
+        result.inspect_err(|_| self.stage.is_broken = true)?;
         self.stage.page_count = page_count;
         Ok(())
     }
@@ -335,7 +339,15 @@ impl Writer {
         result
     }
 
+    fn check_whole(&self) -> Result<()> {
+        if self.stage.is_broken {
+            return Err(self.invalid("a page could not be staged: discard the transaction"));
+        }
+        Ok(())
+    }
+
     fn append_commit(&mut self, log_buffer: usize) -> Result<Ticket> {
+        self.check_whole()?;
         let facet = Arc::clone(self.facet());
         let core = &facet.core;
         let mut images = Vec::with_capacity(self.stage.pages.len());

@@ -92,12 +92,12 @@ pub(crate) struct UnverifiedBatch {
 
 impl UnverifiedBatch {
     /// Reads a header found at `offset` of `segment`; `None` if it cannot be a batch put there in
-    /// this generation, whose records would end at or before `end`.
+    /// this generation (in any, if `None`), whose records would end at or before `end`.
     pub(crate) fn parse(
         bytes: &[u8],
         store: StoreId,
         segment: SegmentId,
-        generation: Generation,
+        generation: Option<Generation>,
         offset: u32,
         end: u32,
     ) -> Option<Self> {
@@ -131,7 +131,7 @@ impl UnverifiedBatch {
         let header = &batch.header;
         let here = header.store == store
             && header.segment == segment
-            && header.generation == generation
+            && generation.is_none_or(|generation| header.generation == generation)
             && header.offset == offset;
         let fits = batch.records as usize <= (end.saturating_sub(offset)) as usize
             && padded_bytes(batch.records as usize) <= (end.saturating_sub(offset)) as usize;
@@ -177,7 +177,7 @@ mod tests {
                 bytes,
                 StoreId([1; 16]),
                 SegmentId(2),
-                Generation(3),
+                Some(Generation(3)),
                 4096,
                 1 << 20,
             )?;

@@ -35,7 +35,7 @@
 //! | 16 | 4 | number of chunks |
 //! | 20 | 4 | number of segments |
 //! | 24 | 24 each | chunk number (8), reference (16), in order of chunk number |
-//! | … | 32 each | segments: number (4), generation (4), size in bytes (4), reserved (4), live bytes of pages (8), live bytes of checkpoint parts, this root not included (8) |
+//! | … | 32 each | segments: number (4), generation (4), size in bytes (4), 1 if it was ready to be used again, else 0 (4), live bytes of pages (8), live bytes of checkpoint parts, this root not included (8) |
 
 use super::{Malformed, Reader, StoredRef, stored_len};
 use crate::name::FacetName;
@@ -45,6 +45,8 @@ use crate::types::{FacetId, Generation, Lsn, PageSize, SegmentId, Version};
 pub(crate) const NODE_REFS: usize = 32;
 /// Facet ids per catalog chunk.
 pub(crate) const CHUNK_FACETS: u64 = 64;
+/// Bytes of a facet in a chunk, without its name.
+pub(crate) const FACET_FIXED_BYTES: usize = 48;
 /// Levels above the leaves that a page map can have: 32 to the 7th is more than 2 to the 32nd.
 pub(crate) const MAP_LEVELS_MAX: u8 = 6;
 
@@ -156,6 +158,8 @@ pub(crate) struct SegmentEntry {
     pub(crate) segment: SegmentId,
     pub(crate) generation: Generation,
     pub(crate) size: u32,
+    /// Nothing needs what is in it.
+    pub(crate) is_ready: bool,
     pub(crate) live_page_bytes: u64,
     pub(crate) live_part_bytes: u64,
 }
@@ -180,7 +184,8 @@ pub(crate) fn encode_root(root: &Root, out: &mut Vec<u8>) {
         StoredRef::encode(Some(reference), out);
     }
     for entry in &root.segments {
-        for value in [entry.segment.0, entry.generation.0, entry.size, 0] {
+        let is_ready = u32::from(entry.is_ready);
+        for value in [entry.segment.0, entry.generation.0, entry.size, is_ready] {
             out.extend_from_slice(&value.to_le_bytes());
         }
         out.extend_from_slice(&entry.live_page_bytes.to_le_bytes());
@@ -211,9 +216,23 @@ pub(crate) fn decode_root(payload: &[u8]) -> Result<Root, Malformed> {
             return Err(Malformed("the segments are out of order"));
         }
         let (generation, size) = (Generation(reader.u32()?), reader.u32()?);
-        reader.reserved(4)?;
+        let is_ready = match reader.u32()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("the state of a segment is unknown")),
+        };
         let (live_page_bytes, live_part_bytes) = (reader.u64()?, reader.u64()?);
-        segments.push(SegmentEntry { segment, generation, size, live_page_bytes, live_part_bytes });
+        if is_ready && (live_page_bytes > 0 || live_part_bytes > 0) {
+            return Err(Malformed("a segment that is ready has live bytes"));
+        }
+        segments.push(SegmentEntry {
+            segment,
+            generation,
+            size,
+            is_ready,
+            live_page_bytes,
+            live_part_bytes,
+        });
     }
     if reader.remaining() != 0 {
         return Err(Malformed("bytes follow the root"));
@@ -261,6 +280,7 @@ mod tests {
                 segment: SegmentId(1),
                 generation: Generation(2),
                 size: 1 << 20,
+                is_ready: false,
                 live_page_bytes: 100,
                 live_part_bytes: 50,
             }],

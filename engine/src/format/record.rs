@@ -58,7 +58,7 @@
 //! | 24 | … | payload, padded with zeros to a multiple of 8 |
 
 use super::page::UnverifiedPage;
-use super::{Malformed, Reader, SLOT_BYTES, StoredRef, pad, stored_len};
+use super::{Malformed, Reader, SLOT_BYTES, StoredRef, catalog, pad, stored_len};
 use crate::name::FacetName;
 use crate::types::{FacetId, Lsn, PageNo, PageSize, Version};
 
@@ -174,6 +174,19 @@ pub(crate) const CATALOG_BYTES_MAX: usize = 40 + 2 * crate::name::NAME_BYTES_MAX
 /// Bytes of a checkpoint part with that payload.
 pub(crate) fn part_bytes(payload: usize) -> usize {
     (HEADER_BYTES + 8 + payload).next_multiple_of(SLOT_BYTES)
+}
+
+/// Bytes that all nodes of the map of a facet of that many pages take at most.
+pub(crate) fn map_bytes_max(page_count: u32) -> u64 {
+    let node = part_bytes(catalog::NODE_REFS * StoredRef::BYTES) as u64;
+    let leaves = u64::from(page_count) / catalog::NODE_REFS as u64 + 1;
+    // The levels above add a thirty-second, and at least one node where there are two leaves.
+    (leaves + leaves / 16 + u64::from(leaves > 1)) * node
+}
+
+/// Bytes of a full catalog chunk whose names have that many bytes.
+pub(crate) fn chunk_bytes(name: usize) -> u64 {
+    (part_bytes(8) as u64) + catalog::CHUNK_FACETS * (catalog::FACET_FIXED_BYTES + name) as u64
 }
 
 /// Appends a checkpoint part; returns its checksum.

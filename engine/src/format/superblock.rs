@@ -1,9 +1,9 @@
 //! The superblock: where recovery starts.
 //!
-//! The file `SUPERBLOCK` has two slots of one block each. Both always say the same, except in the
-//! middle of an update, which writes and syncs one, then the other: so one torn or damaged slot
-//! never matters. A slot is valid if and only if its magic and its checksum are right; of two valid
-//! ones the higher sequence counts.
+//! The file `SUPERBLOCK` has two slots of one block each. Both always say the same (but for their
+//! sequence), except in the middle of an update, which writes and syncs one, then the other: so one
+//! torn or damaged slot never matters. A slot is valid if and only if its magic and its checksum are
+//! right; of two valid ones the higher sequence counts.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | 8 | 4 | format version |
 //! | 12 | 4 | incarnation |
 //! | 16 | 16 | store id |
-//! | 32 | 8 | sequence of this update |
+//! | 32 | 8 | sequence: counts writes of slots |
 //! | 40 | 4 | smallest segment size in bytes |
 //! | 44 | 4 | largest ordinary segment size in bytes |
 //! | 48 | 4 | replay position: segment (0: the log is empty) |
@@ -108,6 +108,13 @@ impl Superblock {
         let checksum = blake3::hash(&out);
         out.extend_from_slice(checksum.as_bytes());
         out
+    }
+
+    /// Whether a slot that is not valid can be one that was never written whole: each sector of it
+    /// is zeros, or the first one starts as a slot does.
+    pub(crate) fn may_be_torn(slot: &[u8]) -> bool {
+        let zeros = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+        slot.starts_with(MAGIC) || zeros(&slot[..CHECKSUM_AT])
     }
 
     /// Checks and reads a slot.

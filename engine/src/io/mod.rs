@@ -104,6 +104,18 @@ pub trait Io: Send + Sync + Debug {
     fn sync_directory(&self) -> io::Result<()>;
 }
 
+/// Writes `len` bytes of zeros from the start of a file.
+pub(crate) fn fill(file: &(impl IoFile + ?Sized), len: u64) -> io::Result<()> {
+    static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+    let mut offset = 0;
+    while offset < len {
+        let piece = usize::try_from(len - offset).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        file.write_at(offset, &ZEROS[..piece])?;
+        offset += piece as u64;
+    }
+    Ok(())
+}
+
 /// An open file. Offsets and lengths are in bytes.
 #[expect(clippy::len_without_is_empty, reason = "nobody asks a file whether it is empty")]
 pub trait IoFile: Send + Sync + Debug {
@@ -124,6 +136,16 @@ pub trait IoFile: Send + Sync + Debug {
     /// # Errors
     /// As the operating system has them; an unknown part may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes the file `len` bytes of zeros, with space allocated for all of them, so that writing
+    /// there cannot fail for lack of it. The file is empty before. Unless there is a quicker way,
+    /// they are written.
+    ///
+    /// # Errors
+    /// As the operating system has them; `StorageFull` if there is no space.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        fill(self, len)
+    }
 
     /// Makes all writes to this file durable.
     ///

@@ -144,6 +144,13 @@ impl IoFile for PosixFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => super::fill(self, len),
+            reserved => reserved.map_err(io::Error::from),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -10,7 +10,7 @@
 mod buffer;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::Thread;
 
@@ -20,6 +20,7 @@ pub(crate) use buffer::{CommitEffect, Effect, PageEffect, PartPlace, SpillPlace}
 pub(crate) use writer::LogWriter;
 
 use crate::error::{Error, Result};
+use crate::format::BLOCK_BYTES;
 use crate::segments::{Purpose, Segments};
 use crate::types::{Lsn, Ticket};
 use buffer::Buffer;
@@ -149,10 +150,13 @@ impl Log {
         self.check_usable()?;
         while self.buffered_bytes() > self.buffered_bytes_max {
             self.flush(segments)?;
+            // What is left may be admitted and not yet appended: that takes a moment of others.
+            std::thread::yield_now();
         }
-        let admission = Admission { log: self, bytes };
-        let buffered = self.buffered_bytes.fetch_add(bytes, Ordering::Relaxed);
-        segments.ensure_room(buffered, bytes, purpose)?;
+        // A record that is admitted and not yet appended may end up in a batch of its own.
+        let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES };
+        let buffered = self.buffered_bytes.fetch_add(admission.bytes, Ordering::AcqRel);
+        segments.ensure_room(buffered + admission.bytes, bytes, purpose)?;
         Ok(admission)
     }
 
@@ -167,12 +171,13 @@ impl Log {
         let mut buffer = self.buffers[buffer % self.buffers.len()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let _unwinding = self.poison_if_unwinding();
         // Under the buffer's lock, so that a flush that holds all locks sees every LSN given out.
         let lsn = Lsn(self.next_lsn.fetch_add(1, Ordering::AcqRel));
         let len = buffer.push(lsn, encode);
         drop(buffer);
-        debug_assert!(len <= admission.bytes, "a record is no longer than was admitted");
-        self.buffered_bytes.fetch_sub(admission.bytes.saturating_sub(len), Ordering::Relaxed);
+        debug_assert!(len + BLOCK_BYTES <= admission.bytes, "a record is no longer than admitted");
+        self.buffered_bytes.fetch_sub(admission.bytes.saturating_sub(len), Ordering::Release);
         std::mem::forget(admission);
         Ticket(lsn)
     }
@@ -196,6 +201,10 @@ impl Log {
     /// Waits until `ticket` is durable. The thread that finds no flush in flight leads one; those
     /// that come while it is in flight share the next.
     pub(crate) fn wait_durable(&self, segments: &Segments, ticket: Ticket) -> Result<()> {
+        if ticket > self.current_ticket() {
+            let what = format!("LSN {} was not given out by this store", ticket.lsn());
+            return Err(Error::InvalidInput(what));
+        }
         loop {
             if self.is_durable(ticket)? {
                 return Ok(());
@@ -216,6 +225,9 @@ impl Log {
 
     /// Asks the flusher thread for a flush.
     pub(crate) fn request_flush(&self) {
+        // With the fence in `clear_request`: either this sees that the request was cleared, or the
+        // flush that follows sees what the caller has appended.
+        fence(Ordering::SeqCst);
         if !self.requested.load(Ordering::Relaxed)
             && !self.requested.swap(true, Ordering::AcqRel)
             && let Some(flusher) = self.flusher.get()
@@ -238,13 +250,25 @@ impl Log {
     /// The flusher is about to flush: later requests are for the next one.
     pub(crate) fn clear_request(&self) {
         self.requested.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
-    /// Stops the store for good after a failed write or sync.
-    pub(crate) fn poison(&self, error: &Error) {
-        if self.poison.set(error.to_string()).is_ok() {
-            tracing::error!(%error, "a write or sync failed: the store stops");
+    /// Stops the store for good after a failed write or sync; returns what callers are told.
+    pub(crate) fn poison(&self, error: &Error) -> Error {
+        self.poison_because(error.to_string())
+    }
+
+    fn poison_because(&self, cause: String) -> Error {
+        if self.poison.set(cause.clone()).is_ok() {
+            tracing::error!(cause, "the store stops");
+            self.wake_all();
         }
+        Error::Poisoned { cause: self.poison.get().cloned().unwrap_or(cause) }
+    }
+
+    /// Stops the store if the guard is dropped by a panic: what was under way is then half done.
+    pub(crate) fn poison_if_unwinding(&self) -> PoisonIfUnwinding<'_> {
+        PoisonIfUnwinding { log: self }
     }
 
     fn wake_all(&self) {
@@ -263,6 +287,20 @@ impl Log {
     }
 }
 
+/// See [`Log::poison_if_unwinding`].
+#[derive(Debug)]
+pub(crate) struct PoisonIfUnwinding<'a> {
+    log: &'a Log,
+}
+
+impl Drop for PoisonIfUnwinding<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.log.poison_because("a panic in the storage engine".to_owned());
+        }
+    }
+}
+
 /// Room for a record, given back if it is not appended.
 #[derive(Debug)]
 pub(crate) struct Admission<'a> {
@@ -272,7 +310,7 @@ pub(crate) struct Admission<'a> {
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        self.log.buffered_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.log.buffered_bytes.fetch_sub(self.bytes, Ordering::Release);
     }
 }
 
@@ -286,12 +324,8 @@ impl Lead<'_> {
     /// As [`flush`](Self::flush), keeping the lead: nothing becomes durable until it is dropped.
     pub(crate) fn flush_in_lead(&mut self, segments: &Segments) -> Result<()> {
         self.log.check_usable()?;
-        let result = self.writer.flush(self.log, segments);
-        if let Err(error) = &result {
-            self.log.poison(error);
-            return self.log.check_usable();
-        }
-        result
+        let _unwinding = self.log.poison_if_unwinding();
+        self.writer.flush(self.log, segments).map_err(|error| self.log.poison(&error))
     }
 
     pub(crate) fn writer(&self) -> &LogWriter {

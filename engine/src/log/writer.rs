@@ -201,7 +201,7 @@ impl LogWriter {
         }
         segments.apply(&changes);
         log.counters.commits.fetch_add(commits, Ordering::Relaxed);
-        log.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        log.buffered_bytes.fetch_sub(bytes, Ordering::Release);
         log.durable.store(self.next_lsn.0 - 1, Ordering::Release);
         Ok(())
     }

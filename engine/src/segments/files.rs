@@ -11,8 +11,14 @@ use crate::format::StoredRef;
 use crate::io::{FileName, Io};
 use crate::types::SegmentId;
 
-/// Bytes written at once when a segment is filled.
-const FILL_BYTES: usize = 1 << 20;
+/// How a segment file gets its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// Written through with zeros: later syncs are as quick as they can be.
+    Filled,
+    /// Allocated: quick to make, while syncs may also have to write the file system's notes of it.
+    Reserved,
+}
 
 #[derive(Debug)]
 struct Open {
@@ -92,26 +98,31 @@ impl SegmentFiles {
             .map_err(|source| io_error(self, "read", segment, Some(offset), source))
     }
 
-    /// Creates a segment file, writes it through with zeros and syncs it and its name.
-    pub(crate) fn fill(&self, segment: SegmentId, size: u32) -> Result<()> {
+    /// Creates a segment file of zeros whose blocks are allocated, and syncs it and its name.
+    pub(crate) fn make(&self, segment: SegmentId, size: u32, how: Make) -> Result<()> {
         let name = FileName::Segment(segment);
         let error = |operation, offset, source| io_error(self, operation, segment, offset, source);
         let file = self.io.create(name).map_err(|source| error("create", None, source))?;
-        let zeros = vec![0; FILL_BYTES.min(size as usize)];
-        let mut offset = 0;
-        while offset < u64::from(size) {
-            let len =
-                usize::try_from(u64::from(size) - offset).unwrap_or(FILL_BYTES).min(FILL_BYTES);
-            file.write_at(offset, &zeros[..len])
-                .map_err(|source| error("fill", Some(offset), source))?;
-            offset += len as u64;
+        let size = u64::from(size);
+        match how {
+            Make::Filled => {
+                crate::io::fill(&*file, size).map_err(|source| error("fill", None, source))?;
+                self.filled_bytes.fetch_add(size, Ordering::Relaxed);
+            }
+            Make::Reserved => {
+                file.reserve(size).map_err(|source| error("reserve space for", None, source))?;
+            }
         }
         file.sync().map_err(|source| error("sync", None, source))?;
         self.io.sync_directory().map_err(|source| error("sync directory of", None, source))?;
-        self.filled_bytes.fetch_add(u64::from(size), Ordering::Relaxed);
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
         self.keep(segment, file, now);
         Ok(())
+    }
+
+    /// Makes what was written to a segment durable.
+    pub(crate) fn sync(&self, segment: SegmentId) -> Result<()> {
+        self.get(segment)?.sync().map_err(|source| io_error(self, "sync", segment, None, source))
     }
 
     /// Removes a segment file.

@@ -1,18 +1,20 @@
 //! Segment files: which there are, what is live in them, and which are ready to be written.
 //!
-//! A segment goes round: *ready* (filled through, so that a write to it needs no new blocks and can
-//! neither fail for lack of space nor cost a file-system journal commit) -> *in use* (the log is
+//! A segment goes round: *ready* (its blocks are allocated, so that a write to it cannot fail for
+//! lack of space; and mostly filled through, so that a sync is one device flush and no file-system
+//! journal commit) -> *in use* (the log is
 //! writing it, or has) -> *ready* again, when a checkpoint finds nothing live in it.
 
 mod files;
 mod room;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-pub(crate) use files::SegmentFiles;
+pub(crate) use files::{Make, SegmentFiles};
 pub(crate) use room::Purpose;
 
 use crate::config::FormatParams;
@@ -21,7 +23,7 @@ use crate::format::StoredRef;
 use crate::format::catalog::SegmentEntry;
 use crate::io::FileName;
 use crate::types::{Generation, Lsn, SegmentId};
-use room::Room;
+use room::{Demand, Room};
 
 /// A segment that holds, or may hold, something needed.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +34,9 @@ struct InUse {
     live_page_bytes: u64,
     /// Bytes of checkpoint parts that the newest checkpoint refers to.
     live_part_bytes: u64,
-    /// Bytes that only snapshots, or transactions that spilled, still need.
-    pinned_bytes: u64,
+    /// Bytes that only snapshots, or transactions that spilled, still need. Below zero for a moment
+    /// when a snapshot ends while the batch that pinned the page for it is being published.
+    pinned_bytes: i64,
     /// The LSN after its last record; `None` while the log is writing it. Recovery needs the
     /// segment until the replay position has passed this.
     sealed_at: Option<Lsn>,
@@ -90,7 +93,17 @@ pub(crate) struct Segments {
     format: FormatParams,
     table: Mutex<Table>,
     room: Room,
+    /// Held while a segment is made, so that threads that find no room make one and not one each.
+    /// `true` once the store is closed: the files may then be somebody else's.
+    making: Mutex<bool>,
+    /// When the last segment was made ahead of need, on the clock of [`fill_ahead`](Self::fill_ahead).
+    made_ahead_ns: AtomicU64,
 }
+
+/// A segment is only filled with zeros if the last one made lasted for this long. If it did not,
+/// the log is busy: its flushes are large, so that what a flush to new blocks costs more is little
+/// to each commit, while filling would double what is written.
+const FILL_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// A segment handed to the log.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +115,18 @@ pub(crate) struct Taken {
 
 impl Segments {
     pub(crate) fn new(files: SegmentFiles, format: FormatParams) -> Self {
-        Self { files, format, table: Mutex::default(), room: Room::default() }
+        Self {
+            files,
+            format,
+            table: Mutex::default(),
+            room: Room::default(),
+            making: Mutex::new(false),
+            made_ahead_ns: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn format(&self) -> FormatParams {
+        self.format
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -156,12 +180,14 @@ impl Segments {
             .clamp(self.format.segment_bytes_min, self.format.segment_bytes_max)
     }
 
-    /// Takes a ready segment in which `batch_bytes` fit after the header; makes one if need be.
+    /// Takes the smallest ready segment in which `batch_bytes` fit after the header, so that large
+    /// ones are left for large records; makes one if need be.
     pub(crate) fn take(&self, batch_bytes: usize) -> Result<Taken> {
         loop {
             let mut table = self.table();
             let fits = |ready: &Ready| room::usable_bytes(ready.size) >= batch_bytes as u64;
-            let found = table.ready.iter().find(|(_, ready)| fits(ready)).map(|(&id, &r)| (id, r));
+            let ready = table.ready.iter().filter(|(_, ready)| fits(ready));
+            let found = ready.min_by_key(|(_, ready)| ready.size).map(|(&id, &ready)| (id, ready));
             if let Some((segment, ready)) = found {
                 table.ready.remove(&segment);
                 self.room.publish(&table.ready);
@@ -180,7 +206,7 @@ impl Segments {
                 return Ok(Taken { segment, generation, size: ready.size });
             }
             drop(table);
-            self.allocate(batch_bytes)?;
+            self.make(batch_bytes, Make::Reserved, |table| table.ready.values().any(fits))?;
         }
     }
 
@@ -191,20 +217,28 @@ impl Segments {
         }
     }
 
-    /// Makes a segment ready in which `batch_bytes` fit twice, or of the size wanted if larger.
-    fn allocate(&self, batch_bytes: usize) -> Result<()> {
+    /// Makes a segment ready in which `bytes` of records count as fitting, or of the size wanted if
+    /// that is larger; does nothing if, by the time it is this thread's turn, `is_done`.
+    fn make(&self, bytes: usize, how: Make, is_done: impl Fn(&Table) -> bool) -> Result<()> {
+        let closed = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(Error::Closed);
+        }
         let (segment, size) = {
             let mut table = self.table();
+            if is_done(&table) {
+                return Ok(());
+            }
             table.next += 1;
             (SegmentId(table.next), self.size_wanted(&table))
         };
-        let size = room::size_for(batch_bytes, size).ok_or_else(|| {
+        let size = room::size_for(bytes, size).ok_or_else(|| {
             Error::InvalidInput(format!(
-                "{batch_bytes} bytes are too much for one transaction; use several"
+                "{bytes} bytes are too much at once; use smaller transactions"
             ))
         })?;
-        self.files.fill(segment, size).map_err(|error| {
-            // What was written of the file is of no use; if it cannot be removed either, the next
+        self.files.make(segment, size, how).map_err(|error| {
+            // What was made of the file is of no use; if it cannot be removed either, the next
             // open does it.
             let _ = self.files.remove(segment);
             if error.is_disk_full() {
@@ -219,39 +253,57 @@ impl Segments {
         Ok(())
     }
 
-    /// Sees to it that records of `record_bytes` more find room when they are written, with
-    /// `buffered_bytes` waiting to be written already.
+    /// Ends the making of segments: whoever is at it is waited for.
+    pub(crate) fn close(&self) {
+        *self.making.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Sees to it that what is buffered finds room when it is written, `buffered_bytes` of records,
+    /// none of them longer than those admitted before and `record_bytes`.
     pub(crate) fn ensure_room(
         &self,
         buffered_bytes: usize,
         record_bytes: usize,
         purpose: Purpose,
     ) -> Result<()> {
-        while !self.room.is_enough(buffered_bytes, record_bytes, purpose) {
-            let enough_again = |table: &Table| {
-                room::is_enough_in(&table.ready, buffered_bytes, record_bytes, purpose)
-            };
-            if enough_again(&self.table()) {
+        let demand = Demand { buffered_bytes, record_bytes, purpose };
+        while !self.room.is_enough(demand) {
+            let reserve = self.room.reserve_bytes();
+            let is_done = |table: &Table| room::is_enough_in(&table.ready, demand, reserve);
+            if is_done(&self.table()) {
                 return Ok(());
             }
-            self.allocate(buffered_bytes + record_bytes)?;
+            let bytes = buffered_bytes.max(usize::try_from(reserve).unwrap_or(usize::MAX));
+            self.make(bytes, Make::Reserved, is_done)?;
         }
         Ok(())
     }
 
-    /// Fills one segment ahead if few are ready; says whether it did.
-    pub(crate) fn fill_ahead(&self) -> Result<bool> {
-        let wanted = {
-            let table = self.table();
-            let size = self.size_wanted(&table);
-            // One in reserve, one for what comes next, of the size the store has grown to.
-            let large = table.ready.values().filter(|ready| ready.size >= size).count();
-            table.ready.len() < 2 || large < 1
+    /// Bytes that the checkpoint that is due would write: commits leave room for them.
+    pub(crate) fn set_reserve(&self, bytes: u64) {
+        self.room.set_reserve(bytes);
+    }
+
+    /// The same of the checkpoint that is being taken.
+    pub(crate) fn set_reserve_in_flight(&self, bytes: u64) {
+        self.room.set_reserve_in_flight(bytes);
+    }
+
+    /// Makes a segment ahead of need if few are ready; says whether it did.
+    pub(crate) fn fill_ahead(&self, now_ns: u64) -> Result<bool> {
+        let is_done = |table: &Table| {
+            let wanted = self.size_wanted(table);
+            // One in reserve, and two for what comes next, one of the size the store has grown to.
+            table.ready.len() >= 3 && table.ready.values().any(|ready| ready.size >= wanted)
         };
-        if wanted {
-            self.allocate(0)?;
+        if is_done(&self.table()) {
+            return Ok(false);
         }
-        Ok(wanted)
+        let rest_ns = now_ns.saturating_sub(self.made_ahead_ns.load(Ordering::Relaxed));
+        let how = if rest_ns < FILL_INTERVAL_NS { Make::Reserved } else { Make::Filled };
+        self.make(0, how, is_done)?;
+        self.made_ahead_ns.store(now_ns, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Applies collected changes.
@@ -270,10 +322,7 @@ impl Segments {
         }
         for (segment, delta) in &changes.pins {
             let entry = table.in_use.get_mut(segment).expect("pinned pages are in segments in use");
-            entry.pinned_bytes = entry
-                .pinned_bytes
-                .checked_add_signed(*delta)
-                .expect("a segment has no fewer than 0 pinned bytes");
+            entry.pinned_bytes += delta;
         }
     }
 
@@ -300,6 +349,7 @@ impl Segments {
             segment,
             generation: entry.generation,
             size: entry.size,
+            is_ready: false,
             live_page_bytes: entry.live_page_bytes,
             live_part_bytes: entry.live_part_bytes,
         });
@@ -307,6 +357,7 @@ impl Segments {
             segment,
             generation: ready.generation,
             size: ready.size,
+            is_ready: true,
             live_page_bytes: 0,
             live_part_bytes: 0,
         });

@@ -19,22 +19,40 @@ use crate::types::SegmentId;
 /// Largest segment: its size must fit the 32-bit fields of the format.
 const SEGMENT_BYTES_LIMIT: u64 = 1 << 31;
 
+/// What a checkpoint writes besides nodes and chunks: a small root, and padding for its flushes.
+const CHECKPOINT_BYTES_MIN: u64 = 12 * BLOCK_BYTES as u64;
+
 /// What room is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// New data: leaves one ready segment in reserve.
+    /// New data: leaves the reserve, and one ready segment for deletes.
     Commit,
-    /// Something that leads to space being freed (a delete, a checkpoint): may use the reserve.
-    Reclaim,
+    /// A delete, which leads to space being freed: leaves the reserve.
+    Delete,
+    /// A checkpoint, which frees it: what the reserve is for.
+    Checkpoint,
+}
+
+/// Room asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demand {
+    /// Bytes of records that wait to be written, the new one included.
+    pub(super) buffered_bytes: usize,
+    /// Bytes of the new one.
+    pub(super) record_bytes: usize,
+    pub(super) purpose: Purpose,
 }
 
 /// Room for commits, published for a check without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    /// Half of what the ready segments but one hold.
+    /// Half of what the ready segments but the smallest hold.
     bytes: AtomicU64,
     /// Largest record that all of them were counted for.
     record_bytes_max: AtomicU64,
+    /// Bytes kept back for the checkpoint that is due, and for the one that is being taken.
+    reserve: AtomicU64,
+    reserve_in_flight: AtomicU64,
 }
 
 /// Bytes of batches that a segment of `size` bytes holds.
@@ -63,49 +81,52 @@ impl Room {
     pub(super) fn publish(&self, ready: &BTreeMap<SegmentId, Ready>) {
         let smallest = ready.values().map(|ready| ready.size).min().unwrap_or(0);
         let record_bytes_max = usable_bytes(smallest) / 2;
-        // Ordering: only a hint; a thread that reads a stale value either takes the slow path or
-        // was admitted against segments that were ready at that time.
-        self.record_bytes_max.store(record_bytes_max, Ordering::Relaxed);
-        self.bytes.store(half_of(ready, 0, Purpose::Commit), Ordering::Relaxed);
+        let halves = || ready.values().map(|ready| usable_bytes(ready.size) / 2);
+        let bytes = halves().sum::<u64>() - halves().min().unwrap_or(0);
+        self.record_bytes_max.store(record_bytes_max, Ordering::Release);
+        self.bytes.store(bytes, Ordering::Release);
     }
 
-    pub(super) fn is_enough(
-        &self,
-        buffered_bytes: usize,
-        record_bytes: usize,
-        purpose: Purpose,
-    ) -> bool {
-        purpose == Purpose::Commit
-            && with_overhead(record_bytes) <= self.record_bytes_max.load(Ordering::Relaxed)
-            && with_overhead(buffered_bytes + record_bytes) <= self.bytes.load(Ordering::Relaxed)
+    pub(super) fn set_reserve(&self, part_bytes: u64) {
+        self.reserve.store(part_bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_reserve_in_flight(&self, part_bytes: u64) {
+        self.reserve_in_flight.store(part_bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes kept back: the parts of the checkpoint, the root, and a block for each of its flushes.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        let parts =
+            self.reserve.load(Ordering::Relaxed) + self.reserve_in_flight.load(Ordering::Relaxed);
+        parts + parts / 64 + CHECKPOINT_BYTES_MIN
+    }
+
+    pub(super) fn is_enough(&self, demand: Demand) -> bool {
+        demand.purpose == Purpose::Commit
+            && with_overhead(demand.record_bytes) <= self.record_bytes_max.load(Ordering::Acquire)
+            && with_overhead(demand.buffered_bytes) + self.reserve_bytes()
+                <= self.bytes.load(Ordering::Acquire)
     }
 }
 
 /// Exact form of [`Room::is_enough`].
 pub(super) fn is_enough_in(
     ready: &BTreeMap<SegmentId, Ready>,
-    buffered_bytes: usize,
-    record_bytes: usize,
-    purpose: Purpose,
+    demand: Demand,
+    reserve_bytes: u64,
 ) -> bool {
-    with_overhead(buffered_bytes + record_bytes)
-        <= half_of(ready, with_overhead(record_bytes), purpose)
-}
-
-/// Half of what the ready segments hold that are at least twice as large as the record, one kept
-/// in reserve.
-fn half_of(ready: &BTreeMap<SegmentId, Ready>, record_bytes: u64, purpose: Purpose) -> u64 {
-    let counted =
-        || ready.values().map(|r| usable_bytes(r.size) / 2).filter(|&h| h >= record_bytes);
-    let reserve = match purpose {
-        // The smallest of all, which may be one that is not counted.
-        Purpose::Commit => {
-            let smallest = ready.values().map(|ready| usable_bytes(ready.size) / 2).min();
-            smallest.filter(|&half| half >= record_bytes).unwrap_or(0)
-        }
-        Purpose::Reclaim => 0,
+    let halves = || ready.values().map(|ready| usable_bytes(ready.size) / 2);
+    let buffered = with_overhead(demand.buffered_bytes);
+    let record = with_overhead(demand.record_bytes);
+    let reserve = match demand.purpose {
+        Purpose::Commit => reserve_bytes + halves().min().unwrap_or(0),
+        Purpose::Delete => reserve_bytes,
+        Purpose::Checkpoint => 0,
     };
-    counted().sum::<u64>() - reserve
+    // The new record needs segments twice as large as it is; what is kept back may be small.
+    halves().filter(|&half| half >= record).sum::<u64>() >= buffered
+        && halves().sum::<u64>() >= buffered + reserve
 }
 
 #[cfg(test)]
@@ -120,23 +141,36 @@ mod tests {
             .collect()
     }
 
+    fn is_enough(
+        ready: &BTreeMap<SegmentId, Ready>,
+        buffered_bytes: usize,
+        record_bytes: usize,
+        purpose: Purpose,
+        reserve: u64,
+    ) -> bool {
+        is_enough_in(ready, Demand { buffered_bytes, record_bytes, purpose }, reserve)
+    }
+
     #[test]
-    fn one_segment_is_kept_for_reclaiming() {
+    fn a_reserve_is_kept() {
         let one = ready(&[1 << 16]);
-        assert!(!is_enough_in(&one, 0, 100, Purpose::Commit));
-        assert!(is_enough_in(&one, 0, 100, Purpose::Reclaim));
+        assert!(!is_enough(&one, 100, 100, Purpose::Commit, 0));
+        assert!(is_enough(&one, 100, 100, Purpose::Delete, 0));
+        assert!(!is_enough(&one, 100, 100, Purpose::Delete, 30_000));
+        assert!(is_enough(&one, 100, 100, Purpose::Checkpoint, 30_000));
         let two = ready(&[1 << 16, 1 << 16]);
-        assert!(is_enough_in(&two, 0, 100, Purpose::Commit));
-        assert!(!is_enough_in(&two, 30_000, 100, Purpose::Commit));
+        assert!(is_enough(&two, 100, 100, Purpose::Commit, 0));
+        assert!(!is_enough(&two, 100, 100, Purpose::Commit, 30_000));
+        assert!(!is_enough(&two, 30_000, 100, Purpose::Commit, 0));
     }
 
     #[test]
     fn small_segments_do_not_count_for_large_records() {
         let many = ready(&[1 << 16; 20]);
-        assert!(is_enough_in(&many, 200_000, 100, Purpose::Commit));
-        assert!(!is_enough_in(&many, 0, 40_000, Purpose::Commit));
+        assert!(is_enough(&many, 200_000, 100, Purpose::Commit, 0));
+        assert!(!is_enough(&many, 40_000, 40_000, Purpose::Commit, 0));
         let mixed = ready(&[1 << 16, 1 << 17]);
-        assert!(is_enough_in(&mixed, 0, 40_000, Purpose::Commit));
+        assert!(is_enough(&mixed, 40_000, 40_000, Purpose::Commit, 0));
     }
 
     #[test]
@@ -144,7 +178,7 @@ mod tests {
         for bytes in [1, 5_000, 100_000, 3_000_000, 100_000_000] {
             let size = size_for(bytes, 1 << 16).unwrap();
             let ready = ready(&[1 << 16, size]);
-            assert!(is_enough_in(&ready, 0, bytes, Purpose::Commit), "{bytes}");
+            assert!(is_enough(&ready, bytes, bytes, Purpose::Commit, 0), "{bytes}");
         }
         assert_eq!(size_for(2_000_000_000, 1 << 16), None);
     }

@@ -14,6 +14,8 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(2);
 /// How long it rests after an error, such as a full disk.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
+type Run = fn(&Shared, &AtomicBool);
+
 #[derive(Debug)]
 pub(super) struct Threads {
     stopping: Arc<AtomicBool>,
@@ -24,18 +26,17 @@ impl Threads {
     pub(super) fn start(shared: &Arc<Shared>) -> Result<Self> {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut threads = Self { stopping, handles: Vec::new() };
-        threads.spawn("lapidary-flush", shared, flush)?;
-        threads.spawn("lapidary-maint", shared, maintain)?;
+        for (name, run) in [("lapidary-flush", flush as Run), ("lapidary-maint", maintain)] {
+            if let Err(error) = threads.spawn(name, shared, run) {
+                threads.stop();
+                return Err(error);
+            }
+        }
         Ok(threads)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place where the engine starts threads")]
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        shared: &Arc<Shared>,
-        run: impl FnOnce(&Shared, &AtomicBool) + Send + 'static,
-    ) -> Result<()> {
+    fn spawn(&mut self, name: &'static str, shared: &Arc<Shared>, run: Run) -> Result<()> {
         let (shared, stopping) = (Arc::clone(shared), Arc::clone(&self.stopping));
         let handle = thread::Builder::new()
             .name(name.to_owned())

@@ -46,6 +46,9 @@ pub struct Store {
     threads: Mutex<Option<Threads>>,
 }
 
+/// Log bytes after which a checkpoint is taken even of a small store, unless fewer are configured.
+const CHECKPOINT_LOG_BYTES_MIN: u64 = 16 << 20;
+
 /// What the store's threads share with it.
 #[derive(Debug)]
 struct Shared {
@@ -190,7 +193,7 @@ impl Store {
         let shared = &self.shared;
         let core = &shared.core;
         let admission =
-            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Reclaim)?;
+            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Delete)?;
         let mut catalog = shared.catalog_mut();
         let facets = catalog.remove_subtree(name);
         if facets.is_empty() {
@@ -361,6 +364,11 @@ impl Store {
         if let Some(threads) = threads {
             threads.stop();
         }
+        // Others may still be at it. Each of these waits for whoever is, and whoever comes later
+        // finds the store closed; only then the files may be somebody else's.
+        drop(self.shared.checkpointer());
+        drop(self.shared.core.log.lead());
+        self.shared.core.segments.close();
         self.shared.let_go();
     }
 }
@@ -418,11 +426,24 @@ impl Shared {
     fn maintain(&self) -> Result<bool> {
         let core = &self.core;
         core.log.check_usable()?;
-        if core.segments.fill_ahead()? {
-            return Ok(true);
+        match core.segments.fill_ahead(core.monotonic_ns()) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            // A checkpoint may find segments in which nothing is live.
+            Err(Error::NoSpace { .. }) if self.has_changes() => {
+                self.checkpoint()?;
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
         }
         let tail = core.log.counters.tail_bytes.load(Ordering::Relaxed);
-        if tail < core.tunables.checkpoint_log_bytes {
+        // A store that is small has little to gain from a long tail, and space to win back.
+        let (_, _, live, _) = core.segments.totals();
+        let due = live.clamp(
+            CHECKPOINT_LOG_BYTES_MIN,
+            CHECKPOINT_LOG_BYTES_MIN.max(core.tunables.checkpoint_log_bytes),
+        );
+        if tail < due.min(core.tunables.checkpoint_log_bytes) || !self.has_changes() {
             return Ok(false);
         }
         self.checkpoint()?;

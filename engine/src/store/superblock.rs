@@ -13,8 +13,8 @@ pub(super) struct SuperblockFile {
     file: Arc<dyn IoFile>,
     path: String,
     pub(super) current: Superblock,
-    /// Slot that `current` is in for certain; the other may be damaged.
-    good_slot: usize,
+    /// Slot that is written first: the one that may not be on the disk as it was read.
+    first_slot: usize,
 }
 
 fn failed(
@@ -34,7 +34,7 @@ impl SuperblockFile {
     pub(super) fn create(io: &dyn Io, first: Superblock) -> Result<Self> {
         let path = path(io);
         let file = io.create(FileName::Superblock).map_err(failed(&path, "create", None))?;
-        let mut this = Self { file, path, current: first, good_slot: 1 };
+        let mut this = Self { file, path, current: first, first_slot: 0 };
         this.write()?;
         io.sync_directory().map_err(failed(&this.path, "sync the directory of", None))?;
         Ok(this)
@@ -45,22 +45,22 @@ impl SuperblockFile {
         let path = path(io);
         let file = io.open(FileName::Superblock).map_err(failed(&path, "open", None))?;
         let len = file.len().map_err(failed(&path, "find the length of", None))?;
-        let mut best: Option<(usize, Superblock)> = None;
+        let mut valid: Vec<(usize, Superblock)> = Vec::new();
         let mut too_new = None;
         let mut damage = None;
-        for (slot_number, offset) in SLOT_OFFSETS.into_iter().enumerate() {
+        for (number, offset) in SLOT_OFFSETS.into_iter().enumerate() {
             if len < offset + BLOCK_BYTES as u64 {
                 damage = damage.or(Some((len, format!("it has {len} of {FILE_BYTES} bytes"))));
                 continue;
             }
             let mut slot = vec![0; BLOCK_BYTES];
-            file.read_at(offset, &mut slot).map_err(failed(&path, "read", Some(offset)))?;
-            match Superblock::decode(&slot) {
-                Ok(found) => {
-                    if best.as_ref().is_none_or(|(_, best)| best.sequence < found.sequence) {
-                        best = Some((slot_number, found));
-                    }
-                }
+            let decoded = match file.read_at(offset, &mut slot) {
+                Ok(()) => Superblock::decode(&slot),
+                // The other slot may be good.
+                Err(_) => Err(SlotError::Damaged("it cannot be read")),
+            };
+            match decoded {
+                Ok(found) => valid.push((number, found)),
                 Err(SlotError::TooNew(version)) => too_new = Some(version),
                 Err(SlotError::Damaged(reason)) => {
                     tracing::warn!(path, offset, reason, "a superblock slot is damaged");
@@ -71,8 +71,15 @@ impl SuperblockFile {
         if let Some(found) = too_new {
             return Err(Error::FormatTooNew { path, found, supported: FORMAT_VERSION });
         }
-        match best {
-            Some((good_slot, current)) => Ok(Self { file, path, current, good_slot }),
+        let is_damaged = valid.len() < SLOT_OFFSETS.len();
+        match valid.into_iter().max_by_key(|(_, superblock)| superblock.sequence) {
+            // A damaged slot is written first, since the other is all there is. Of two valid ones
+            // the newer is: what was read of it may be in the page cache only, while the older was
+            // synced before the newer was written.
+            Some((newest, current)) => {
+                let first_slot = if is_damaged { 1 - newest } else { newest };
+                Ok(Self { file, path, current, first_slot })
+            }
             None => {
                 let (offset, detail) =
                     damage.unwrap_or_else(|| (0, "it has no valid slot".to_owned()));
@@ -81,24 +88,44 @@ impl SuperblockFile {
         }
     }
 
-    /// Replaces what the superblock says; durable when it returns.
-    ///
-    /// First the slot that may be damaged or old is written and synced, then the other. In the other
-    /// order a crash could leave both damaged. Nothing may be recycled or acknowledged on the
-    /// strength of the new one before both are done: then either slot alone is enough to open the
-    /// store, so no single damaged one loses anything.
-    pub(super) fn replace(&mut self, mut next: Superblock) -> Result<()> {
-        next.sequence = self.current.sequence + 1;
-        let before = std::mem::replace(&mut self.current, next);
-        self.write().inspect_err(|_| self.current = before)
+    /// Whether what is there can be the remains of a creation that was cut off: nothing but zeros
+    /// and beginnings of slots.
+    pub(super) fn is_unfinished(io: &dyn Io) -> Result<bool> {
+        let path = path(io);
+        let file = io.open(FileName::Superblock).map_err(failed(&path, "open", None))?;
+        let len = file.len().map_err(failed(&path, "find the length of", None))?;
+        if len > FILE_BYTES as u64 {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        file.read_at(0, &mut bytes).map_err(failed(&path, "read", Some(0)))?;
+        bytes.resize(FILE_BYTES, 0);
+        Ok(bytes.chunks(BLOCK_BYTES).all(Superblock::may_be_torn))
     }
 
+    /// Replaces what the superblock says; durable when it returns.
+    ///
+    /// First the slot that may be damaged is written and synced, then the other. In the other order a
+    /// crash could leave both damaged. Nothing may be recycled or acknowledged on the strength of the
+    /// new one before both are done: then either slot alone is enough to open the store, so no single
+    /// damaged one loses anything.
+    pub(super) fn replace(&mut self, mut next: Superblock) -> Result<()> {
+        next.sequence = self.current.sequence + 1;
+        self.current = next;
+        self.write()
+    }
+
+    /// Writes both slots, each with a sequence of its own, so that the order can be told later.
     fn write(&mut self) -> Result<()> {
-        let slot = self.current.encode();
-        for number in [1 - self.good_slot, self.good_slot] {
+        for number in [self.first_slot, 1 - self.first_slot] {
             let offset = SLOT_OFFSETS[number];
-            self.file.write_at(offset, &slot).map_err(failed(&self.path, "write", Some(offset)))?;
+            self.file.write_at(offset, &self.current.encode()).map_err(failed(
+                &self.path,
+                "write",
+                Some(offset),
+            ))?;
             self.file.sync().map_err(failed(&self.path, "sync", None))?;
+            self.current.sequence += 1;
         }
         Ok(())
     }

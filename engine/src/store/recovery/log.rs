@@ -11,24 +11,66 @@ use crate::format::segment::{BATCHES_AT, SegmentHeader};
 use crate::format::superblock::{LogPosition, Superblock};
 use crate::format::{BLOCK_BYTES, BLOCK_BYTES_STORED, Hash};
 use crate::segments::Segments;
-use crate::types::{Incarnation, Lsn, SegmentId};
+use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
 
 /// A batch that stays where it is.
 #[derive(Debug)]
 pub(super) struct PlacedBatch {
     pub(super) first_lsn: Lsn,
     pub(super) count: u32,
-    len: usize,
     /// Segment, and offset of the records.
     pub(super) place: (SegmentId, u64),
+    spot: Spot,
+    hash: Hash,
 }
 
 impl PlacedBatch {
-    /// The batch's records.
+    /// The batch's records, read and checked again: there may be too many to keep them all.
     pub(super) fn read(&self, segments: &Segments) -> Result<Vec<u8>> {
-        let mut records = vec![0; self.len];
-        segments.files.read_at(self.place.0, self.place.1, &mut records)?;
-        Ok(records)
+        match self.spot.batch(segments)? {
+            Some((_, hash, records)) if hash == self.hash => Ok(records),
+            _ => Err(Error::Corrupt {
+                path: segment_path(&segments.files, self.place.0),
+                offset: self.place.1,
+                detail: "a batch changed while the store was being opened".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A place where a batch may be.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    store: StoreId,
+    segment: SegmentId,
+    /// `None`: any.
+    generation: Option<Generation>,
+    offset: u32,
+    /// Size of the segment.
+    end: u32,
+}
+
+impl Spot {
+    /// The batch that is there, if it is valid.
+    fn batch(self, segments: &Segments) -> Result<Option<(BatchHeader, Hash, Vec<u8>)>> {
+        if self.end - self.offset.min(self.end) < BLOCK_BYTES_STORED {
+            return Ok(None);
+        }
+        let mut block = vec![0; BLOCK_BYTES];
+        let files = &segments.files;
+        files.read_at(self.segment, u64::from(self.offset), &mut block)?;
+        let Self { store, segment, generation, offset, end } = self;
+        let parsed = UnverifiedBatch::parse(&block, store, segment, generation, offset, end);
+        let Some(unverified) = parsed else { return Ok(None) };
+        let len = unverified.record_bytes();
+        let mut records = block.split_off(batch::HEADER_BYTES);
+        let have = records.len();
+        records.resize(len, 0);
+        if len > have {
+            let at = u64::from(offset) + BLOCK_BYTES as u64;
+            files.read_at(segment, at, &mut records[have..])?;
+        }
+        Ok(unverified.verify(&records).map(|(header, hash)| (header, hash, records)))
     }
 }
 
@@ -60,6 +102,10 @@ struct Follower<'a> {
     found: &'a BTreeMap<SegmentId, Found>,
     superblock: &'a Superblock,
     position: LogPosition,
+    /// The position after the last batch that was read. `position` may be in a segment that was
+    /// entered since and in which nothing valid was found: its header may not even be durable, so
+    /// nothing may be built on it.
+    confirmed: LogPosition,
     visited: BTreeSet<SegmentId>,
     read_bytes: u64,
 }
@@ -75,6 +121,7 @@ pub(super) fn find_end(
         found,
         superblock,
         position: superblock.replay,
+        confirmed: superblock.replay,
         visited: BTreeSet::new(),
         read_bytes: 0,
     };
@@ -84,15 +131,16 @@ pub(super) fn find_end(
     // The last batch is kept with the position before it, since it may have to be written again.
     let mut last: Option<(LogPosition, PlacedBatch, Vec<u8>)> = None;
     loop {
-        let before = follower.position;
-        if let Some((header, records)) = follower.next()? {
+        let before = follower.confirmed;
+        if let Some((header, hash, records)) = follower.next()? {
             durable_through = durable_through.max(header.durable_through);
             let place = (header.segment, u64::from(header.offset) + batch::HEADER_BYTES as u64);
             let placed = PlacedBatch {
                 first_lsn: header.first_lsn,
                 count: header.record_count,
-                len: records.len(),
                 place,
+                spot: follower.spot_of(&header),
+                hash,
             };
             batches.extend(last.replace((before, placed, records)).map(|(_, placed, _)| placed));
         } else {
@@ -100,7 +148,7 @@ pub(super) fn find_end(
         }
     }
     follower.check_end(durable_through)?;
-    let end = follower.position;
+    let end = follower.confirmed;
     let (tail, before_tail) = match last {
         Some((before, placed, records)) if end.lsn.0 - 1 > durable_through.0 => {
             if before.lsn.0 - 1 > durable_through.0 {
@@ -153,6 +201,7 @@ impl Follower<'_> {
             segment: header.segment,
             generation: header.generation,
             size: header.size,
+            is_ready: false,
             live_page_bytes: 0,
             live_part_bytes: 0,
         };
@@ -169,12 +218,12 @@ impl Follower<'_> {
     }
 
     /// The next batch that continues the log, if there is one.
-    fn next(&mut self) -> Result<Option<(BatchHeader, Vec<u8>)>> {
+    fn next(&mut self) -> Result<Option<(BatchHeader, Hash, Vec<u8>)>> {
         loop {
             let here = self.position.segment.and_then(|(segment, _)| self.header(segment));
             let incarnation = here.map_or(Incarnation(0), |header| header.incarnation);
             let unused = self.position.offset == BATCHES_AT;
-            let other = self.continuation().cloned();
+            let other = self.continuation()?.cloned();
             // R10
             if let Some(other) = other.clone().filter(|other| other.incarnation > incarnation) {
                 self.leave_for(&other);
@@ -182,13 +231,14 @@ impl Follower<'_> {
             }
             // R9
             if let Some(here) = here.cloned()
-                && let Some((header, hash, records)) = self.batch_at(&here, self.position.offset)?
+                && let Some((header, hash, records)) =
+                    self.spot(&here, self.position.offset).batch(self.segments)?
                 && header.first_lsn == self.position.lsn
                 && header.previous_hash == self.position.hash
                 && self.is_current(header.incarnation)
             {
-                self.advance(&header, hash, records.len());
-                return Ok(Some((header, records)));
+                self.advance(&here, &header, hash, records.len());
+                return Ok(Some((header, hash, records)));
             }
             // R11. A segment in which nothing was read is not left for one of its own time: the
             // log never does that, and so this cannot go round in circles.
@@ -200,68 +250,69 @@ impl Follower<'_> {
     }
 
     /// Another segment that starts with the expected LSN; of several the latest.
-    fn continuation(&self) -> Option<&SegmentHeader> {
+    fn continuation(&self) -> Result<Option<&SegmentHeader>> {
         let here = self.position.segment.map(|(segment, _)| segment);
-        self.found
-            .values()
-            .filter_map(|found| found.header.as_ref())
-            .filter(|header| {
+        let candidates = || {
+            self.found.values().filter_map(|found| found.header.as_ref()).filter(|header| {
                 header.first_lsn == self.position.lsn
                     && header.previous_hash == self.position.hash
                     && Some(header.segment) != here
                     && self.is_current(header.incarnation)
             })
-            .max_by_key(|header| header.incarnation)
+        };
+        let latest = candidates().max_by_key(|header| header.incarnation);
+        if let Some(latest) = latest
+            && candidates().filter(|header| header.incarnation == latest.incarnation).count() > 1
+        {
+            return Err(self.corrupt("two segments of one incarnation continue the log here"));
+        }
+        Ok(latest)
     }
 
     fn leave_for(&mut self, header: &SegmentHeader) {
-        if let Some((segment, _)) = self.position.segment {
-            self.segments.seal(segment, self.position.lsn);
-        }
-        self.enter(header);
         self.position.segment = Some((header.segment, header.generation));
         self.position.offset = BATCHES_AT;
     }
 
-    fn advance(&mut self, header: &BatchHeader, hash: Hash, record_bytes: usize) {
+    fn advance(
+        &mut self,
+        segment: &SegmentHeader,
+        header: &BatchHeader,
+        hash: Hash,
+        record_bytes: usize,
+    ) {
+        if let Some((before, _)) = self.confirmed.segment
+            && before != header.segment
+        {
+            self.segments.seal(before, self.confirmed.lsn);
+        }
+        self.enter(segment);
         let len = batch::padded_bytes(record_bytes);
         self.read_bytes += len as u64;
         self.position.offset += crate::format::stored_len(len);
         self.position.lsn = header.next_lsn();
         self.position.hash = hash;
+        self.confirmed = self.position;
     }
 
-    /// The batch at an offset, if a valid one of this segment's generation is there.
-    fn batch_at(
-        &self,
-        segment: &SegmentHeader,
-        offset: u32,
-    ) -> Result<Option<(BatchHeader, Hash, Vec<u8>)>> {
-        if segment.size - offset.min(segment.size) < BLOCK_BYTES_STORED {
-            return Ok(None);
-        }
-        let mut block = vec![0; BLOCK_BYTES];
-        let files = &self.segments.files;
-        files.read_at(segment.segment, u64::from(offset), &mut block)?;
-        let Some(unverified) = UnverifiedBatch::parse(
-            &block,
-            segment.store,
-            segment.segment,
-            segment.generation,
+    fn spot(&self, segment: &SegmentHeader, offset: u32) -> Spot {
+        Spot {
+            store: segment.store,
+            segment: segment.segment,
+            generation: Some(segment.generation),
             offset,
-            segment.size,
-        ) else {
-            return Ok(None);
-        };
-        let len = unverified.record_bytes();
-        let mut records = block.split_off(batch::HEADER_BYTES);
-        let have = records.len();
-        records.resize(len, 0);
-        if len > have {
-            let at = u64::from(offset) + BLOCK_BYTES as u64;
-            files.read_at(segment.segment, at, &mut records[have..])?;
+            end: segment.size,
         }
-        Ok(unverified.verify(&records).map(|(header, hash)| (header, hash, records)))
+    }
+
+    fn spot_of(&self, batch: &BatchHeader) -> Spot {
+        Spot {
+            store: batch.store,
+            segment: batch.segment,
+            generation: Some(batch.generation),
+            offset: batch.offset,
+            end: self.header(batch.segment).map_or(0, |header| header.size),
+        }
     }
 
     /// Tells a torn tail from corruption (R12 to R14).
@@ -286,12 +337,13 @@ impl Follower<'_> {
                 later.segment, later.first_lsn
             )));
         }
+        self.check_headless(expected)?;
         let here = self.position.segment.and_then(|(segment, _)| self.header(segment));
         let Some(here) = here else { return Ok(()) };
         let mut offset = self.position.offset;
         let mut is_first = true;
         while offset < here.size {
-            if let Some((header, _, _)) = self.batch_at(here, offset)?
+            if let Some((header, _, _)) = self.spot(here, offset).batch(self.segments)?
                 && header.incarnation == current
                 && header.first_lsn >= expected
             {
@@ -306,6 +358,43 @@ impl Follower<'_> {
                 is_first = false;
             }
             offset += BLOCK_BYTES_STORED;
+        }
+        Ok(())
+    }
+
+    /// Segments whose header is zeros were never put to use, or were about to be when the crash
+    /// came: then they can have one batch, the expected one, that was not acknowledged. Anything
+    /// more is corruption (R7, R13).
+    fn check_headless(&self, expected: Lsn) -> Result<()> {
+        for (&segment, found) in self.found {
+            let Ok(end) = u32::try_from(found.len) else { continue };
+            if found.header.is_some() || end < BATCHES_AT + BLOCK_BYTES_STORED {
+                continue;
+            }
+            let mut block = vec![0; BLOCK_BYTES];
+            self.segments.files.read_at(segment, u64::from(BATCHES_AT), &mut block)?;
+            if block.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            let (store, mut offset) = (self.superblock.store, BATCHES_AT);
+            while offset < end {
+                let spot = Spot { store, segment, generation: None, offset, end };
+                if let Some((header, _, _)) = spot.batch(self.segments)?
+                    && header.incarnation == self.superblock.incarnation
+                    && (header.first_lsn > expected || header.durable_through >= expected)
+                {
+                    return Err(Error::Corrupt {
+                        path: segment_path(&self.segments.files, segment),
+                        offset: 0,
+                        detail: format!(
+                            "its header is empty, though a batch with LSN {} follows at offset \
+                             {offset}, and LSN {expected} is missing",
+                            header.first_lsn
+                        ),
+                    });
+                }
+                offset += BLOCK_BYTES_STORED;
+            }
         }
         Ok(())
     }

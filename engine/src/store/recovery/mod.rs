@@ -10,7 +10,7 @@
 //! | R4 | no valid superblock slot, and segments | refused: corrupt |
 //! | R5 | one valid slot | opened; both are rewritten |
 //! | R6 | a later format version | refused |
-//! | R7 | a damaged segment header | refused: corrupt (it fits a sector, so it cannot be torn) |
+//! | R7 | a damaged segment header, or none before batches that were acknowledged | refused: corrupt (it fits a sector, so it cannot be torn) |
 //! | R8 | a segment the checkpoint needs is missing, short or of another generation | refused: corrupt |
 //! | R9 | the next batch is valid and continues the log | replayed |
 //! | R10 | a segment of a later incarnation starts with the expected LSN | replay goes on there: an earlier recovery did |
@@ -22,8 +22,9 @@
 //! | R16 | a segment of an incarnation the superblock does not know | made ready: an earlier recovery was interrupted |
 //! | R17 | a file that is no whole segment, and that nothing needs | removed: filling it was interrupted |
 //!
-//! Order of the end: 1. the tail (R15) is written and synced in a segment of the new incarnation;
-//! 2. the superblock says the new incarnation; 3. the store serves. If 2 came before 1, a crash
+//! Order of the end: 1. the tail (R15) is written and synced in a segment of the new incarnation,
+//! and everything is replayed in memory; 2. the superblock says the new incarnation; 3. the store
+//! serves. If 2 came before 1, a crash
 //! between them would leave R10 pointing at nothing, and the tail would be lost after it had been
 //! shown to nobody, or worse, to somebody. If 3 came before 2, commits of this incarnation would be
 //! taken for R16 and overwritten.
@@ -106,15 +107,20 @@ fn open_or_create(
         io.lock().map_err(failed("lock"))?.ok_or_else(|| Error::Locked { path: io.describe() })?;
     // Looked at again under the lock: another process may just have created the store.
     let state = io.inspect().map_err(failed("look into"))?;
+    let has_segments = !io.list_segments().map_err(failed("list"))?.is_empty();
     let superblock = if state == DirectoryState::Store {
         match SuperblockFile::open(&*io) {
             Err(Error::Corrupt { .. })
-                if create && io.list_segments().map_err(failed("list"))?.is_empty() =>
+                if create && !has_segments && SuperblockFile::is_unfinished(&*io)? =>
             {
                 create_superblock(&environment, format)?
             }
             opened => opened?,
         }
+    } else if has_segments {
+        let path = format!("{}/{}", io.describe(), FileName::Superblock);
+        let detail = "it is missing, though there are segments".to_owned();
+        return Err(Error::Corrupt { path, offset: 0, detail });
     } else {
         create_superblock(&environment, format)?
     };
@@ -164,7 +170,11 @@ fn recover(
     let table = scan::checkpoint_table(&found, root.as_ref(), current.checkpoint);
     scan::restore_needed(&segments, &found, &table)?;
 
-    let incarnation = Incarnation(current.incarnation.0 + 1);
+    // Also above those of recoveries that were cut off: what they wrote must not be taken for what
+    // this one writes.
+    let headers = found.values().filter_map(|found| found.header.as_ref());
+    let seen = headers.map(|header| header.incarnation).max().unwrap_or_default();
+    let incarnation = Incarnation(seen.max(current.incarnation).0 + 1);
     let end = log::find_end(&segments, &found, &current)?;
     restore_rest(&segments, &found, &end.visited, &table)?;
 
@@ -176,17 +186,6 @@ fn recover(
         }
     };
     let durable_through = Lsn(writer.position().lsn.0 - 1);
-    // Files that are found may have been created by a process that was killed before their names
-    // were durable.
-    environment.io.sync_directory().map_err(|source| Error::Io {
-        operation: "sync the directory of",
-        path: environment.io.describe(),
-        offset: None,
-        source,
-    })?;
-    let next = Superblock { incarnation, durable_through, ..current.clone() };
-    superblock.replace(next)?;
-
     let opened_ns = environment.clock.monotonic_ns();
     let log = Log::new(writer, tunables.log_buffers, tunables.buffered_bytes_max);
     let changed = Mutex::new(Changed::default());
@@ -204,6 +203,18 @@ fn recover(
     // neither the checkpoint nor a replayed commit, is ready.
     let replay_segment = current.replay.segment.map(|(segment, _)| segment);
     core.segments.recycle(&table, replay_segment, current.replay.lsn);
+
+    // Files that are found may have been created by a process that was killed before their names
+    // were durable.
+    let io = &core.environment.io;
+    io.sync_directory().map_err(|source| Error::Io {
+        operation: "sync the directory of",
+        path: io.describe(),
+        offset: None,
+        source,
+    })?;
+    let next = Superblock { incarnation, durable_through, ..current.clone() };
+    superblock.replace(next)?;
     let tail_bytes = &core.log.counters.tail_bytes;
     tail_bytes.store(end.read_bytes, std::sync::atomic::Ordering::Relaxed);
     tracing::info!(
@@ -232,8 +243,13 @@ fn read_part<T>(
 ) -> Result<T> {
     let mut bytes = Vec::new();
     files.read(reference, &mut bytes).map_err(|error| match error {
-        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
-            let detail = "the file ends before a part of the checkpoint".to_owned();
+        Error::Io { path, source, .. }
+            if matches!(
+                source.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::NotFound
+            ) =>
+        {
+            let detail = "the file ends before a part of the checkpoint, or is missing".to_owned();
             Error::Corrupt { path, offset: reference.offset(), detail }
         }
         other => other,
@@ -287,6 +303,7 @@ fn restore_rest(
 ) -> Result<()> {
     let needed: BTreeSet<SegmentId> = table
         .iter()
+        .filter(|entry| !entry.is_ready)
         .filter(|entry| found.get(&entry.segment).is_some_and(|f| f.is_generation_of(entry)))
         .map(|entry| entry.segment)
         .collect();
@@ -294,8 +311,14 @@ fn restore_rest(
         if needed.contains(&segment) || visited.contains(&segment) {
             continue;
         }
-        match found.as_ready() {
-            Some(ready) => segments.restore_ready(segment, ready),
+        match found.as_ready(segments.format()) {
+            Some(ready) => {
+                if found.header.is_none() {
+                    // Whether it was synced when it was made is not known.
+                    segments.files.sync(segment)?;
+                }
+                segments.restore_ready(segment, ready);
+            }
             None => {
                 tracing::info!(segment = segment.0, "removing a segment whose filling was cut off");
                 segments.files.remove(segment)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::corrupt;
+use crate::config::FormatParams;
 use crate::error::{Error, Result};
 use crate::format::BLOCK_BYTES;
 use crate::format::StoredRef;
@@ -30,13 +31,13 @@ impl Found {
     }
 
     /// The file as one that can be put to use; `None` if it is not a whole segment.
-    pub(super) fn as_ready(&self) -> Option<Ready> {
+    pub(super) fn as_ready(&self, format: FormatParams) -> Option<Ready> {
         let size = match &self.header {
             Some(header) => header.size,
             None => u32::try_from(self.len).ok()?,
         };
         let whole = size.is_power_of_two()
-            && size as usize >= 2 * BLOCK_BYTES
+            && size >= format.segment_bytes_min
             && u64::from(size) <= self.len;
         let generation = self.header.as_ref().map_or(Generation(0), |header| header.generation);
         whole.then_some(Ready { generation, size })
@@ -95,6 +96,7 @@ pub(super) fn checkpoint_table(
                 segment: part.segment,
                 generation: Generation(0),
                 size: 0,
+                is_ready: false,
                 live_page_bytes: 0,
                 live_part_bytes: 0,
             };
@@ -110,6 +112,7 @@ pub(super) fn checkpoint_table(
         entry.generation = header.generation;
         entry.size = header.size;
     }
+    entry.is_ready = false;
     entry.live_part_bytes += u64::from(part.len);
     table
 }
@@ -126,6 +129,8 @@ pub(super) fn restore_needed(
 ) -> Result<()> {
     for entry in table {
         match found.get(&entry.segment) {
+            // Ready then, and not put to use since: as good as not known.
+            Some(found) if entry.is_ready && found.is_generation_of(entry) => {}
             // Sealed before the log that is replayed; if it is not, the replay corrects that.
             Some(found) if found.is_generation_of(entry) => {
                 segments.restore_in_use(entry, Lsn(0));
