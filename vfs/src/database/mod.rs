@@ -1,0 +1,381 @@
+//! A main database: a handle to one facet.
+//!
+//! | SQLite | here |
+//! |---|---|
+//! | lock `SHARED` | pins a snapshot; every read until the unlock comes from it |
+//! | lock `RESERVED` (or straight to `EXCLUSIVE`) | takes the facet's one writer, at the snapshot |
+//! | lock `EXCLUSIVE` | nothing more: readers have their own snapshots |
+//! | write, truncate | staged in the writer |
+//! | `COMMIT_PHASETWO` | commits what is staged; the handle goes on at its own new version |
+//! | unlock | gives up what is staged, then the writer, then the snapshot |
+//!
+//! `COMMIT_PHASETWO` is the commit because it is the last event of every committing transaction in
+//! rollback mode (`pager_end_transaction`): after the journal's end and after the truncation of a
+//! file that shrank, and never part of a ROLLBACK. `xSync` is neither: a transaction that rolls
+//! back syncs too, and one with `synchronous=OFF` never does.
+//!
+//! Source: `pager_end_transaction`, `sqlite3PagerCommitPhaseOne` and `pager_playback` in SQLite
+//! 3.54's `pager.c`. Tests: `tests/vfs/transactions.rs` (what is committed and what is not),
+//! `tests/vfs/durability.rs` (when), `tests/vfs/concurrency.rs` (who sees it).
+
+mod pages;
+mod stamp;
+mod transaction;
+mod visible;
+
+use std::os::raw::c_int;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lapidary_engine::{Facet, Snapshot, Store, Ticket, View};
+use rusqlite::ffi as sqlite;
+
+use self::transaction::{CommitError, Transaction};
+use self::visible::VisibleHeader;
+use crate::error::{Failure, Operation};
+use crate::file::{File, Filled, LockLevel, PragmaAnswer};
+use crate::gate::GateState;
+use crate::scratch::SEVERAL_FILES;
+
+/// What an error says about a rollback journal that is switched off.
+const NO_JOURNAL: &str = "journal_mode=OFF is refused: SQLite could not take a failed statement back, and a half-done \
+     one would be committed; use DELETE or MEMORY (a journal costs no disk writes here)";
+
+/// What an error says about WAL mode.
+pub(crate) const NO_WRITE_AHEAD_LOG: &str = "WAL mode is refused: readers and a writer go side by side here without it; use \
+     `PRAGMA journal_mode=DELETE`";
+
+/// When a commit returns, and what the handle reads.
+#[derive(Clone, Debug)]
+pub(crate) enum Durability {
+    /// When it is durable; reads durable versions.
+    Sync,
+    /// At once; reads the latest version. The host behind the gate holds the replies.
+    Gated(Arc<GateState>),
+}
+
+#[derive(Debug)]
+enum Hold {
+    Nothing,
+    Shared(Snapshot),
+    Writing(Box<Transaction>),
+}
+
+/// An open main database.
+#[derive(Debug)]
+pub(crate) struct DatabaseFile {
+    store: Arc<Store>,
+    facet: Arc<Facet>,
+    durability: Durability,
+    read_only: bool,
+    hold: Hold,
+    visible: VisibleHeader,
+    /// Whether `PRAGMA locking_mode=EXCLUSIVE` was asked for.
+    exclusive_locking: bool,
+    /// Why the handle is of no use any more.
+    broken: Option<String>,
+}
+
+impl DatabaseFile {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        facet: Arc<Facet>,
+        durability: Durability,
+        read_only: bool,
+    ) -> Self {
+        Self {
+            store,
+            facet,
+            durability,
+            read_only,
+            hold: Hold::Nothing,
+            visible: VisibleHeader::default(),
+            exclusive_locking: false,
+            broken: None,
+        }
+    }
+
+    /// Whether anything is staged.
+    pub(crate) fn is_dirty(&self) -> bool {
+        matches!(&self.hold, Hold::Writing(transaction) if transaction.is_dirty())
+    }
+
+    fn view(&self) -> View {
+        match self.durability {
+            Durability::Sync => View::Durable,
+            Durability::Gated(_) => View::Latest,
+        }
+    }
+
+    fn log_buffer(&self) -> usize {
+        match &self.durability {
+            Durability::Sync => thread_log_buffer(),
+            Durability::Gated(gate) => gate.log_buffer(),
+        }
+    }
+
+    fn check_usable(&self, operation: Operation) -> Result<(), Failure> {
+        match &self.broken {
+            Some(reason) => Err(Failure::of(operation, reason.as_str())),
+            None => Ok(()),
+        }
+    }
+
+    fn snapshot(&self, operation: Operation) -> Result<Snapshot, Failure> {
+        self.facet.snapshot(self.view()).map_err(|error| Failure::from_engine(operation, &error))
+    }
+
+    /// Takes the facet's writer at the version pinned.
+    fn begin(&mut self, level: LockLevel) -> Result<(), Failure> {
+        if self.read_only {
+            return Err(Failure::new(
+                sqlite::SQLITE_READONLY,
+                format!("facet {}: this connection is read-only", self.facet.name()),
+            ));
+        }
+        let snapshot = match &self.hold {
+            Hold::Shared(snapshot) => snapshot.clone(),
+            _ => self.snapshot(Operation::Lock)?,
+        };
+        let writer = self
+            .facet
+            .begin_write(&snapshot)
+            .map_err(|error| Failure::from_engine(Operation::Lock, &error))?;
+        self.hold = Hold::Writing(Box::new(Transaction::begin(writer, level, self.visible.stamp)));
+        Ok(())
+    }
+
+    fn transaction(&mut self, operation: Operation) -> Result<&mut Transaction, Failure> {
+        match &mut self.hold {
+            Hold::Writing(transaction) => Ok(transaction),
+            _ => Err(Failure::of(
+                operation,
+                format!("facet {}: write without a RESERVED lock", self.facet.name()),
+            )),
+        }
+    }
+
+    fn commit_failure(&self, error: &CommitError) -> Failure {
+        match error {
+            CommitError::Engine(error) => Failure::from_engine(Operation::Commit, error),
+            CommitError::WriteAheadLog => Failure::of(
+                Operation::Commit,
+                format!("facet {}: {NO_WRITE_AHEAD_LOG}", self.facet.name()),
+            ),
+        }
+    }
+
+    /// Waits, or leaves waiting to the gate.
+    fn acknowledge(&mut self, ticket: Ticket) -> Result<(), Failure> {
+        match &self.durability {
+            Durability::Gated(gate) => {
+                gate.record(ticket);
+                Ok(())
+            }
+            Durability::Sync => self.store.wait_durable(ticket).map_err(|error| {
+                let failure = Failure::from_engine(Operation::Commit, &error);
+                // The version is in the engine but will never be durable: nobody may see it, this
+                // connection's other statements included.
+                self.broken = Some(failure.message.clone());
+                failure
+            }),
+        }
+    }
+}
+
+impl File for DatabaseFile {
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<Filled, Failure> {
+        self.check_usable(Operation::Read)?;
+        let filled = match &self.hold {
+            // SQLite reads the header before it has ever locked the file, for the page size.
+            Hold::Nothing => {
+                let snapshot = self.snapshot(Operation::Read)?;
+                self.visible.read(&snapshot, offset, into)
+            }
+            Hold::Shared(snapshot) => self.visible.read(snapshot, offset, into),
+            Hold::Writing(transaction) if !transaction.is_dirty() => {
+                self.visible.read(transaction.base(), offset, into)
+            }
+            Hold::Writing(transaction) => transaction.read(offset, into).inspect(|&filled| {
+                if transaction.header_is_base() {
+                    let base = transaction.base().version();
+                    self.visible.show_counter(base, offset, into, filled);
+                } else {
+                    self.visible.wrote(offset, into);
+                }
+            }),
+        };
+        filled.map_err(|error| Failure::from_engine(Operation::Read, &error))
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.check_usable(Operation::Write)?;
+        self.transaction(Operation::Write)?
+            .write(offset, bytes)
+            .map_err(|error| Failure::from_engine(Operation::Write, &error))?;
+        self.visible.wrote(offset, bytes);
+        Ok(())
+    }
+
+    fn truncate(&mut self, size_bytes: u64) -> Result<(), Failure> {
+        self.check_usable(Operation::Truncate)?;
+        self.transaction(Operation::Truncate)?
+            .truncate(size_bytes)
+            .map_err(|error| Failure::from_engine(Operation::Truncate, &error))
+    }
+
+    fn size_bytes(&mut self) -> Result<u64, Failure> {
+        self.check_usable(Operation::Size)?;
+        Ok(match &self.hold {
+            Hold::Nothing => pages::size_bytes(&self.snapshot(Operation::Size)?),
+            Hold::Shared(snapshot) => pages::size_bytes(snapshot),
+            Hold::Writing(transaction) => transaction.size_bytes(),
+        })
+    }
+
+    fn lock(&mut self, level: LockLevel) -> Result<(), Failure> {
+        self.check_usable(Operation::Lock)?;
+        match (&mut self.hold, level) {
+            (_, LockLevel::None) => Ok(()),
+            (Hold::Nothing, LockLevel::Shared) => {
+                self.hold = Hold::Shared(self.snapshot(Operation::Lock)?);
+                Ok(())
+            }
+            (_, LockLevel::Shared) => Ok(()),
+            (Hold::Writing(transaction), level) => {
+                transaction.raise(level);
+                Ok(())
+            }
+            (Hold::Nothing | Hold::Shared(_), level) => self.begin(level),
+        }
+    }
+
+    fn unlock(&mut self, level: LockLevel) {
+        if level >= LockLevel::Reserved {
+            return;
+        }
+        if let Hold::Writing(transaction) = &mut self.hold {
+            // Reached with pages staged by a ROLLBACK, which has put back what was there, and by
+            // the pager's error state, which has dropped its cache.
+            if transaction.is_dirty() {
+                transaction.discard();
+                self.visible.stamp.discarded(transaction.stamp_before());
+            }
+            self.hold = Hold::Shared(transaction.base().clone());
+        }
+        if level == LockLevel::None {
+            self.hold = Hold::Nothing;
+        }
+    }
+
+    fn lock_level(&self) -> LockLevel {
+        match &self.hold {
+            Hold::Nothing => LockLevel::None,
+            Hold::Shared(_) => LockLevel::Shared,
+            Hold::Writing(transaction) => transaction.level(),
+        }
+    }
+
+    fn is_reserved(&self) -> bool {
+        self.facet.has_writer()
+    }
+
+    fn before_sync(&mut self, super_journal: Option<&str>) -> Result<(), Failure> {
+        // Errors after this point are ignored in a transaction over several files, so it is the
+        // last place to refuse one whose journals are elsewhere (see `scratch.rs` for ours).
+        match super_journal {
+            Some(_) => Err(Failure::of(Operation::Sync, SEVERAL_FILES)),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        self.check_usable(Operation::Commit)?;
+        let log_buffer = self.log_buffer();
+        let Hold::Writing(transaction) = &mut self.hold else {
+            return Ok(());
+        };
+        if !transaction.is_dirty() {
+            // Nothing to commit; a length that ends within the last page is forgotten.
+            transaction.discard();
+            return Ok(());
+        }
+        let committed = match transaction.commit(log_buffer) {
+            Ok(committed) => committed,
+            Err(error) => {
+                self.visible.stamp.discarded(transaction.stamp_before());
+                return Err(self.commit_failure(&error));
+            }
+        };
+        self.visible.committed(committed.from, committed.to, committed.header.as_ref());
+        transaction.set_stamp_before(self.visible.stamp);
+        self.acknowledge(committed.ticket)
+    }
+
+    fn pragma(&mut self, name: &str, value: Option<&str>) -> PragmaAnswer {
+        let Some(value) = value else {
+            return PragmaAnswer::PassOn;
+        };
+        if name.eq_ignore_ascii_case("locking_mode") {
+            self.exclusive_locking = value.eq_ignore_ascii_case("exclusive");
+        } else if name.eq_ignore_ascii_case("journal_mode") {
+            if is_journal_mode(value, "off") {
+                return PragmaAnswer::Refuse(NO_JOURNAL.into());
+            }
+            // In normal locking mode SQLite finds that there is no shared memory and stays with
+            // the mode it has. In exclusive mode it would do without, and learn of the refusal
+            // only from the commit that follows the pragma's answer.
+            let keeps_locks = self.exclusive_locking || self.lock_level() != LockLevel::None;
+            if is_journal_mode(value, "wal") && keeps_locks {
+                return PragmaAnswer::Refuse(NO_WRITE_AHEAD_LOG.into());
+            }
+        }
+        PragmaAnswer::PassOn
+    }
+
+    fn wants_journal_check(&self) -> bool {
+        // `PRAGMA journal_mode=OFF` is shown to the main database alone, but sets the mode of all
+        // that are attached. A host sets the modes of its own connections, and need not pay.
+        matches!(self.durability, Durability::Sync)
+            && matches!(&self.hold, Hold::Writing(transaction) if !transaction.journal_seen())
+    }
+
+    fn journal_is_open(&mut self, open: bool) -> Result<(), Failure> {
+        if !open {
+            return Err(Failure::of(
+                Operation::Write,
+                format!("facet {}: {NO_JOURNAL}", self.facet.name()),
+            ));
+        }
+        self.transaction(Operation::Write).map(Transaction::set_journal_seen)
+    }
+
+    fn has_moved(&self) -> bool {
+        self.facet.is_deleted()
+    }
+
+    fn device_characteristics(&self) -> c_int {
+        // Claimed because they hold whatever the disk does: a write changes the bytes it names and
+        // no others, and any range can be read (test: `a_file_is_a_run_of_bytes`). The atomic-write flags would hold too, but the
+        // SQLite builds that know them change how they commit; the append, sequential and
+        // undeletable flags speak of journals, which are scratch here.
+        sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE | sqlite::SQLITE_IOCAP_SUBPAGE_READ
+    }
+}
+
+/// Whether SQLite takes `value` for the journal mode `mode`, as it does any beginning of its name.
+fn is_journal_mode(value: &str, mode: &str) -> bool {
+    !value.is_empty() && mode.starts_with(value.to_ascii_lowercase().as_str())
+}
+
+/// A log buffer for a thread that has none of its own: threads take turns.
+fn thread_log_buffer() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static BUFFER: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+    BUFFER.with(|buffer| *buffer)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! The one place with unsafe code: SQLite's C interface on one side, [`crate::file`]'s safe traits
+//! on the other.
+//!
+//! Invariants, named in the SAFETY comments below:
+//!
+//! 1. **Memory of a VFS is never freed.** Connections keep bare pointers to the `sqlite3_vfs` even
+//!    when they have no file open, and a thread may be between `sqlite3_vfs_find` and `xOpen`. So
+//!    the structure, its name and its [`mount::AppData`] are leaked (some hundred bytes for each
+//!    registration); what they lead to is reached through a `Weak`.
+//! 2. **A slot belongs to one file.** SQLite gives `xOpen` a `sqlite3_file` of `szOsFile` bytes;
+//!    [`slot::install`] makes a [`slot::Slot`] of it, whose methods table fits the type inside.
+//!    SQLite calls the table's functions with that pointer alone, until `xClose`, and not after.
+//! 3. **One call at a time on a file.** SQLite calls a file's methods under its connection's mutex,
+//!    or, in multi-thread mode, from the one thread that may use the connection. Nothing that the
+//!    methods call comes back to the same file. Files are `Send`, since threads may take turns.
+//! 4. **Pointers passed in are good for the call**: buffers of the length given, strings that end
+//!    in NUL, places for results.
+//! 5. **No panic gets out.** Every entry point goes through [`barrier::guard`]. A file whose method
+//!    panicked answers every later call with an error.
+
+#![expect(unsafe_code, reason = "the C interface; everything else in this crate is safe")]
+
+mod barrier;
+mod io_methods;
+mod journal;
+mod mount;
+mod process;
+mod slot;
+mod vfs_methods;
+
+pub(crate) use mount::{Mount, vfs_exists};
+pub(crate) use process::configure;
+
+#[cfg(test)]
+mod tests;

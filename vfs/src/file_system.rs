@@ -1,0 +1,184 @@
+//! The file system that SQLite sees: facets as main databases, scratch files for all else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use lapidary_engine::{Error, ErrorKind, Facet, FacetName, Store};
+use rusqlite::ffi as sqlite;
+
+use crate::database::{DatabaseFile, Durability, NO_WRITE_AHEAD_LOG};
+use crate::error::{Failure, Operation};
+use crate::file::{Access, FileKind, FileSystem, OpenRequest, Opened};
+use crate::gate::{GATE_PARAMETER, GateState};
+use crate::names;
+use crate::scratch::{SEVERAL_FILES, ScratchFile, ScratchSpace};
+
+/// A store, seen as a file system.
+#[derive(Debug)]
+pub(crate) struct FacetFileSystem {
+    store: Arc<Store>,
+    scratch: ScratchSpace,
+    gates: Mutex<HashMap<String, Weak<GateState>>>,
+}
+
+impl FacetFileSystem {
+    pub(crate) fn new(store: Arc<Store>, scratch: ScratchSpace) -> Self {
+        Self { store, scratch, gates: Mutex::default() }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn add_gate(&self, token: &str, gate: &Arc<GateState>) {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        gates.insert(token.to_owned(), Arc::downgrade(gate));
+    }
+
+    fn gate(&self, token: &str) -> Result<Arc<GateState>, Failure> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.get(token).and_then(Weak::upgrade).ok_or_else(|| {
+            refused(format!(
+                "URI parameter {GATE_PARAMETER}: no gate has this token; gated connections are \
+                 opened with Gate::open alone"
+            ))
+        })
+    }
+
+    fn open_database(&self, request: &OpenRequest<'_>) -> Result<DatabaseFile, Failure> {
+        let name = request
+            .name
+            .ok_or_else(|| refused("a main database without a name was asked for".into()))?;
+        let name = names::facet_name(name)?;
+        refuse_parameters(&name, request.parameter)?;
+        let durability = match (request.parameter)(GATE_PARAMETER) {
+            Some(token) => Durability::Gated(self.gate(&token)?),
+            None => Durability::Sync,
+        };
+        let facet = open_facet(&self.store, &name, request.access)?;
+        let read_only = !request.access.write;
+        Ok(DatabaseFile::new(Arc::clone(&self.store), facet, durability, read_only))
+    }
+}
+
+/// Finds or creates the facet `name`, as `access` has it.
+pub(crate) fn open_facet(
+    store: &Store,
+    name: &FacetName,
+    access: Access,
+) -> Result<Arc<Facet>, Failure> {
+    let opened = match access {
+        Access { create: true, exclusive: true, .. } => store.create_facet(name),
+        Access { create: true, .. } => store.open_or_create_facet(name),
+        _ => store.open_facet(name),
+    };
+    opened.map_err(|error: Error| {
+        let mut failure = Failure::from_engine(Operation::Open, &error);
+        if error.kind() == ErrorKind::NotFound {
+            failure.message.push_str(" (SQLITE_OPEN_CREATE creates it)");
+        }
+        failure
+    })
+}
+
+fn refused(message: String) -> Failure {
+    Failure::of(Operation::Open, message)
+}
+
+/// Refuses URI parameters that would make SQLite do without what a facet needs.
+fn refuse_parameters(
+    name: &FacetName,
+    parameter: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), Failure> {
+    for (key, reason) in [
+        ("nolock", "locks pin the version that is read; leave the parameter out"),
+        ("immutable", "facets change; use `mode=ro` to open one for reading"),
+    ] {
+        if parameter(key).is_some_and(|value| is_true(&value)) {
+            return Err(refused(format!(
+                "facet {name}: URI parameter `{key}` is refused: {reason}"
+            )));
+        }
+    }
+    if parameter("at").is_some() {
+        return Err(refused(format!(
+            "facet {name}: URI parameter `at` is refused: this release opens the newest version \
+             only; leave the parameter out"
+        )));
+    }
+    Ok(())
+}
+
+/// As `sqlite3_uri_boolean` has it: a number that is not zero, or `yes`, `true`, `on`.
+fn is_true(value: &str) -> bool {
+    let is_nonzero = value.bytes().next().is_some_and(|digit| digit.is_ascii_digit())
+        && value.bytes().take_while(u8::is_ascii_digit).any(|digit| digit != b'0');
+    is_nonzero || ["yes", "true", "on"].iter().any(|word| value.eq_ignore_ascii_case(word))
+}
+
+impl FileSystem for FacetFileSystem {
+    type Database = DatabaseFile;
+    type Scratch = ScratchFile;
+
+    fn open(
+        &self,
+        request: &OpenRequest<'_>,
+    ) -> Result<Opened<DatabaseFile, ScratchFile>, Failure> {
+        match request.kind {
+            FileKind::MainDatabase => self.open_database(request).map(Opened::Database),
+            FileKind::MainJournal => {
+                Ok(Opened::Scratch(ScratchFile::new(self.scratch.clone(), true)))
+            }
+            FileKind::Temporary => {
+                Ok(Opened::Scratch(ScratchFile::new(self.scratch.clone(), false)))
+            }
+            FileKind::SuperJournal => Err(refused(SEVERAL_FILES.into())),
+            FileKind::WriteAheadLog => {
+                let name = request.name.unwrap_or("database");
+                Err(refused(format!("{name}: {NO_WRITE_AHEAD_LOG}")))
+            }
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<(), Failure> {
+        // SQLite deletes side files alone. Those are private to their handle: there is nothing to
+        // delete, and what is not there counts as deleted.
+        if names::is_side_file(name) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            sqlite::SQLITE_IOERR_DELETE,
+            format!("{name}: a database is not deleted through SQLite; use Store::delete_facet"),
+        ))
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        // A side file that were seen would be taken for a hot journal, and played back.
+        !names::is_side_file(name)
+            && FacetName::new(name).is_ok_and(|name| self.store.facet_exists(&name))
+    }
+
+    fn full_name(&self, name: &str) -> Result<String, Failure> {
+        names::facet_name(name).map(|name| name.as_str().to_owned())
+    }
+
+    fn name_bytes_max(&self) -> usize {
+        names::PATH_BYTES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_true;
+
+    #[test]
+    fn booleans_as_sqlite_reads_them() {
+        for value in ["1", "2", "10", "yes", "TRUE", "On"] {
+            assert!(is_true(value), "{value}");
+        }
+        for value in ["0", "00", "", "no", "false", "off", "x"] {
+            assert!(!is_true(value), "{value}");
+        }
+    }
+}

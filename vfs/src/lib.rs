@@ -1,0 +1,80 @@
+//! A SQLite VFS that keeps each database as a *facet* of one Lapidary page store.
+//!
+//! Register a store, then open facets with any SQLite interface that lives in the same process:
+//! by VFS name, or with a URI `file:NAME?vfs=…`.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use lapidary_engine::{Environment, MemoryIo, Store, StoreOptions};
+//! use lapidary_vfs::{Registration, VfsOptions};
+//! use rusqlite::{Connection, OpenFlags};
+//!
+//! // Environment::posix("path/of/the/store") keeps it in files.
+//! let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+//! let store = Store::open(environment, StoreOptions::create())?;
+//! let registration = Registration::register("lapidary", store, VfsOptions::default())?;
+//!
+//! let flags = OpenFlags::default();
+//! let acme = Connection::open_with_flags_and_vfs("tenants/acme", flags, "lapidary")?;
+//! acme.execute_batch("CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('hello');")?;
+//!
+//! let same = Connection::open("file:tenants/acme?vfs=lapidary")?;
+//! let body: String = same.query_row("SELECT body FROM notes", [], |row| row.get(0))?;
+//! assert_eq!(body, "hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A COMMIT of such a connection returns when the transaction is durable; connections that commit
+//! at the same time share the wait. A host that would rather not wait opens them through a
+//! [`Gate`]. Readers never wait for a writer, nor a writer for readers: each transaction reads the
+//! version that was newest when it began.
+//!
+//! # What differs from a database in a file
+//!
+//! - `journal_mode=WAL` is declined (readers and a writer go side by side without it), `OFF` is
+//!   refused. DELETE, TRUNCATE, PERSIST and MEMORY work, and none of them costs a disk write.
+//! - `PRAGMA synchronous` changes nothing: durability belongs to the connection's way in.
+//! - A transaction that writes several attached databases is refused where SQLite would have used a
+//!   super-journal. With `journal_mode=MEMORY` or `synchronous=OFF` it would not, and each database
+//!   commits by itself, as in files.
+//! - A write transaction that began with a read can meet `SQLITE_BUSY_SNAPSHOT`: somebody committed
+//!   in between. Roll back and begin again; `BEGIN IMMEDIATE` with a busy timeout avoids it.
+//! - The URI parameters `nolock`, `immutable` and `at` are refused; extensions are not loaded.
+//! - Result codes are SQLite's; [`take_last_error`] has the words behind the last one.
+//!
+//! # Reading map
+//!
+//! | module | is |
+//! |---|---|
+//! | `registration`, `gate`, `process` | the public interface |
+//! | `error` | result codes and the words kept beside them |
+//! | `file` | the safe traits that SQLite's C interface is translated to |
+//! | `file_system` | which file is opened how: facets, journals, refusals |
+//! | `names` | facet names against the names of SQLite's side files |
+//! | `database` | a handle to a facet: locks are snapshots, the commit point |
+//! | `database/transaction`, `database/pages` | staged writes; bytes over pages |
+//! | `database/visible`, `database/stamp` | the change counter SQLite sees, and why |
+//! | `header` | the few fields of a first page that matter here |
+//! | `scratch` | journals and temporary files |
+//! | `ffi` | all unsafe code: C methods, panic barrier, registration |
+//! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
+//! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
+
+pub mod adapter;
+mod database;
+mod error;
+mod ffi;
+mod file;
+mod file_system;
+mod gate;
+mod header;
+mod names;
+mod process;
+mod registration;
+mod scratch;
+
+pub use error::{VfsError, take_last_error};
+pub use gate::Gate;
+pub use process::{ProcessSettings, ProcessSetup, configure_process};
+pub use registration::{Registration, VfsOptions};

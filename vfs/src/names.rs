@@ -1,0 +1,75 @@
+//! Names: which are facets, which are SQLite's own side files.
+//!
+//! SQLite derives the names of its side files from the database's: `NAME-journal`, `NAME-wal`,
+//! `NAME-mjXXXXXX9XX` (super-journal). A facet may be called like that as well. The two never
+//! meet, because the kind of file decides, not the name: a main database is looked for in the
+//! catalog, a side file never is.
+
+use lapidary_engine::{FacetName, NAME_BYTES_MAX};
+use rusqlite::ffi as sqlite;
+
+use crate::error::Failure;
+
+/// Longest suffix SQLite appends: `-mj` and nine hexadecimal digits, with room to spare.
+const SUFFIX_BYTES_MAX: usize = 64;
+
+/// Longest name in bytes, with suffix. SQLite refuses to open a database whose journal's name
+/// would be longer.
+pub(crate) const PATH_BYTES_MAX: usize = NAME_BYTES_MAX + SUFFIX_BYTES_MAX;
+
+/// Checks the name of a main database.
+pub(crate) fn facet_name(name: &str) -> Result<FacetName, Failure> {
+    FacetName::new(name).map_err(|error| Failure::new(sqlite::SQLITE_CANTOPEN, error.to_string()))
+}
+
+/// Whether `name` is what SQLite calls a journal, a write-ahead log or a super-journal.
+pub(crate) fn is_side_file(name: &str) -> bool {
+    name.ends_with("-journal") || name.ends_with("-wal") || is_super_journal(name)
+}
+
+/// `%s-mj%06X9%02X`, as `vdbeCommit` in SQLite's `vdbeaux.c` makes them.
+fn is_super_journal(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let Some(start) = bytes.len().checked_sub(12) else {
+        return false;
+    };
+    let (dash, digits) = bytes[start..].split_at(3);
+    dash == b"-mj" && digits[6] == b'9' && digits.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// `name` as the path of a `file:` URI.
+pub(crate) fn uri_path(name: &str) -> String {
+    use std::fmt::Write as _;
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            // Writing into a String cannot fail.
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn side_files() {
+        for name in ["a-journal", "a/b-wal", "a-mj00AF3C9D1", "-journal"] {
+            assert!(is_side_file(name), "{name}");
+        }
+        for name in ["a", "journal", "a-journal2", "a-mj00AF3C8D1", "a-mjXXXXXX9XX", "-mj", "a-shm"]
+        {
+            assert!(!is_side_file(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn uri_paths_escape_what_uris_treat_specially() {
+        assert_eq!(uri_path("tenants/a-1_x.y~z"), "tenants/a-1_x.y~z");
+        assert_eq!(uri_path("a b?c#d%e&f=ü"), "a%20b%3Fc%23d%25e%26f%3D%C3%BC");
+    }
+}

@@ -1,0 +1,13 @@
+//! The VFS as its users meet it: real SQLite on real stores.
+
+#![allow(clippy::unwrap_used, reason = "how a test fails")]
+
+mod adapter;
+mod backup;
+mod cache;
+mod concurrency;
+mod durability;
+mod fixture;
+mod names;
+mod refusals;
+mod transactions;
