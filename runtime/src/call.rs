@@ -1,0 +1,273 @@
+//! The reply to come.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use lapidary_engine::{FacetName, Ticket};
+
+use crate::config::MailboxFull;
+use crate::core_thread::{self, Core};
+use crate::error::{HostError, Result};
+use crate::line::{Line, Place};
+use crate::mailbox::{Mailbox, Refused};
+use crate::shared::Shared;
+use crate::task::Job;
+
+/// Where calls go: a facet, or the store as a whole, and the core in charge.
+pub(crate) struct Target {
+    pub(crate) host: Arc<Shared>,
+    pub(crate) core: usize,
+    pub(crate) facet: Option<FacetName>,
+    /// Calls of this target that met a full mailbox. While there are any, later calls of the target
+    /// line up behind them.
+    line: Line,
+}
+
+impl Target {
+    pub(crate) fn new(host: &Arc<Shared>, core: usize, facet: Option<FacetName>) -> Arc<Self> {
+        Arc::new(Self { host: Arc::clone(host), core, facet, line: Line::default() })
+    }
+
+    /// Makes a call of `work`.
+    pub(crate) fn call<T, W>(self: &Arc<Self>, work: W) -> Call<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+    {
+        if let Err(error) = self.host.check_open(self.facet.as_ref()) {
+            return Call::failed(error);
+        }
+        let (reply, receiver) = oneshot::channel();
+        let task = Job::boxed(self.facet.clone(), reply, work);
+        let refused = if self.line.is_empty() {
+            self.mailbox().try_enter(task)
+        } else {
+            Err(Refused::Full(task))
+        };
+        let state = match refused {
+            Ok(()) => State::Sent(receiver),
+            Err(Refused::Closed) => State::Failed(self.gone()),
+            Err(Refused::Full(task)) => match self.host.mailbox_full {
+                MailboxFull::Wait => {
+                    let place = self.line.join(task);
+                    State::Unsent(InLine { target: Arc::clone(self), place }, receiver)
+                }
+                MailboxFull::Error => State::Failed(HostError::MailboxFull {
+                    facet: self.facet.clone(),
+                    core: self.core,
+                    calls_max: self.host.mailbox_calls_max,
+                }),
+            },
+        };
+        Call { state, target: Some(Arc::clone(self)) }
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        &self.host.mailboxes[self.core]
+    }
+
+    /// Why no reply will come.
+    fn gone(&self) -> HostError {
+        let facet = self.facet.clone();
+        if self.host.is_closed() {
+            HostError::Closed { facet }
+        } else {
+            HostError::CoreLost { facet, core: self.core }
+        }
+    }
+
+    /// Whether the calling thread may wait for a reply.
+    fn check_wait(&self) -> Result<()> {
+        self.host.check_process()?;
+        if core_thread::is_current() {
+            return Err(HostError::WaitOnCore { facet: self.facet.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// A call on its way, and its reply to come: a future for any executor, or [`wait`](Self::wait) for
+/// it on the calling thread.
+///
+/// A call is sent when it is made, so several can be on their way at once: make them, then wait for
+/// them. Those made on one handle and its clones run in the order in which they were made. If the
+/// mailbox is full and [`MailboxFull::Wait`] holds, a call waits in line, and is sent when it or a
+/// later one of the handle is awaited or waited for.
+///
+/// The reply, be it a result or an error, comes when everything that the call observed is durable.
+///
+/// Dropping a call that was sent does not stop it: it runs to its end and the reply is discarded.
+/// One that still waits for room is dropped unrun.
+#[must_use = "wait for the call or await it to learn its outcome"]
+pub struct Call<T> {
+    state: State<T>,
+    target: Option<Arc<Target>>,
+}
+
+enum State<T> {
+    Failed(HostError),
+    Unsent(InLine, oneshot::Receiver<Result<T>>),
+    Sent(oneshot::Receiver<Result<T>>),
+    Polled(oneshot::AsyncReceiver<Result<T>>),
+    Done,
+}
+
+/// Leaves the line when it is dropped.
+struct InLine {
+    target: Arc<Target>,
+    place: Place,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.target.line.leave(self.place);
+    }
+}
+
+impl<T> Call<T> {
+    pub(crate) fn failed(error: HostError) -> Self {
+        Self { state: State::Failed(error), target: None }
+    }
+
+    /// Blocks the calling thread until the reply is there.
+    ///
+    /// # Errors
+    /// Those of the call, and [`HostError::WaitOnCore`] inside a closure that runs on a core.
+    ///
+    /// # Panics
+    /// If the reply was taken already.
+    pub fn wait(mut self) -> Result<T> {
+        let state = mem::replace(&mut self.state, State::Done);
+        let Some(target) = &self.target else { return Self::without_target(state) };
+        let receiver = match state {
+            State::Sent(receiver) => receiver,
+            // Neither blocks in the channel itself: others of the line may have to go first.
+            State::Unsent(..) | State::Polled(_) => {
+                target.check_wait()?;
+                self.state = state;
+                return block_on(self);
+            }
+            State::Failed(_) | State::Done => return Self::without_target(state),
+        };
+        if let Ok(outcome) = receiver.try_recv() {
+            return outcome;
+        }
+        target.check_wait()?;
+        receiver.recv().unwrap_or_else(|_| Err(target.gone()))
+    }
+
+    /// The reply if it is there, without waiting. `None` if it is not, or was taken before.
+    ///
+    /// A call that met a full mailbox is sent if there is room now.
+    pub fn try_wait(&mut self) -> Option<Result<T>> {
+        match self.advance(Waker::noop()) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => None,
+        }
+    }
+
+    /// # Panics
+    /// If there is no outcome in `state`, because it was taken.
+    fn without_target(state: State<T>) -> Result<T> {
+        match state {
+            State::Failed(error) => Err(error),
+            _ => panic!("the reply of this call was taken already"),
+        }
+    }
+
+    /// `Ready(None)` if the reply was taken before.
+    fn advance(&mut self, waker: &Waker) -> Poll<Option<Result<T>>> {
+        let state = mem::replace(&mut self.state, State::Done);
+        let Some(target) = &self.target else {
+            return Poll::Ready(match state {
+                State::Failed(error) => Some(Err(error)),
+                _ => None,
+            });
+        };
+        let mut receiver = match state {
+            State::Failed(error) => return Poll::Ready(Some(Err(error))),
+            State::Done => return Poll::Ready(None),
+            State::Polled(receiver) => receiver,
+            State::Sent(receiver) => match receiver.try_recv() {
+                Ok(outcome) => return Poll::Ready(Some(outcome)),
+                Err(oneshot::TryRecvError::Disconnected) => {
+                    return Poll::Ready(Some(Err(target.gone())));
+                }
+                Err(oneshot::TryRecvError::Empty) => receiver.into_future(),
+            },
+            State::Unsent(in_line, receiver) => {
+                if let Err(error) = target.host.check_process() {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                if !target.line.advance(target.mailbox(), in_line.place, waker) {
+                    self.state = State::Unsent(in_line, receiver);
+                    return Poll::Pending;
+                }
+                receiver.into_future()
+            }
+        };
+        match Pin::new(&mut receiver).poll(&mut Context::from_waker(waker)) {
+            Poll::Ready(Ok(outcome)) => Poll::Ready(Some(outcome)),
+            Poll::Ready(Err(_)) => Poll::Ready(Some(Err(target.gone()))),
+            Poll::Pending => {
+                // In a forked child no core lives to reply.
+                if let Err(error) = target.host.check_process() {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                self.state = State::Polled(receiver);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T> Future for Call<T> {
+    type Output = Result<T>;
+
+    /// # Panics
+    /// If it is polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.advance(context.waker()).map(|outcome| match outcome {
+            Some(outcome) => outcome,
+            None => panic!("the reply of this call was taken already"),
+        })
+    }
+}
+
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Failed(_) => "failed",
+            State::Unsent(..) => "waiting for room in the mailbox",
+            State::Sent(_) | State::Polled(_) => "sent",
+            State::Done => "taken",
+        };
+        let facet = self.target.as_ref().and_then(|target| target.facet.as_ref());
+        f.debug_struct("Call").field("facet", &facet).field("state", &state).finish()
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// For a call that was polled before it was waited for, or waits in line.
+fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match Pin::new(&mut future).poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Settings of a host.
+
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+use lapidary_engine::StoreOptions;
+use lapidary_vfs::{ProcessSettings, VfsOptions};
+
+use crate::error::{HostError, Result};
+
+/// What a call meets when its core's mailbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum MailboxFull {
+    /// It waits for room, when it is awaited or waited for.
+    #[default]
+    Wait,
+    /// It fails at once with [`HostError::MailboxFull`].
+    Error,
+}
+
+/// Settings of a [`Host`](crate::Host), none of them persisted.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use lapidary::{HostConfig, MailboxFull};
+///
+/// let config = HostConfig::new()
+///     .cores(NonZeroUsize::MIN)
+///     .mailbox_full(MailboxFull::Error)
+///     .resident_facets_max(1_000);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct HostConfig {
+    pub(crate) cores: NonZeroUsize,
+    pub(crate) pin_cores: bool,
+    pub(crate) mailbox_calls_max: usize,
+    pub(crate) mailbox_full: MailboxFull,
+    pub(crate) resident_facets_max: usize,
+    pub(crate) cached_statements_max: usize,
+    pub(crate) page_cache_kib_max: u32,
+    pub(crate) idle_readers_max: usize,
+    pub(crate) process: ProcessSettings,
+    pub(crate) store: StoreOptions,
+    pub(crate) vfs: VfsOptions,
+    pub(crate) vfs_name: Option<String>,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// SQLite's own default, which needs no statement at each open.
+pub(crate) const PAGE_CACHE_KIB_DEFAULT: u32 = 2_000;
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            pin_cores: true,
+            mailbox_calls_max: 4_096,
+            mailbox_full: MailboxFull::default(),
+            resident_facets_max: 8_192,
+            cached_statements_max: 32,
+            page_cache_kib_max: PAGE_CACHE_KIB_DEFAULT,
+            idle_readers_max: 1_024,
+            process: ProcessSettings::default(),
+            store: StoreOptions::create(),
+            vfs: VfsOptions::default(),
+            vfs_name: None,
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl HostConfig {
+    /// The defaults: every core of the machine, and a store that is created if there is none.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Threads that run calls. Default: the parallelism the operating system grants. More than the
+    /// machine has gain nothing; fewer leave room for other work of the process.
+    pub fn cores(mut self, cores: NonZeroUsize) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// Whether each thread is bound to one core of the machine. Default: yes, which keeps a facet's
+    /// pages in one core's caches; no is better where other busy processes share the machine.
+    pub fn pin_cores(mut self, pin: bool) -> Self {
+        self.pin_cores = pin;
+        self
+    }
+
+    /// Calls that wait in a core's mailbox, at least 1. Default 4,096. A larger mailbox rides out
+    /// longer bursts; the last call in it waits for all before it.
+    pub fn mailbox_calls_max(mut self, calls: usize) -> Self {
+        self.mailbox_calls_max = calls;
+        self
+    }
+
+    /// What a call meets when the mailbox is full. Default: it waits.
+    pub fn mailbox_full(mut self, full: MailboxFull) -> Self {
+        self.mailbox_full = full;
+        self
+    }
+
+    /// Writer connections that a core keeps open, at least 1; the least recently used is closed
+    /// first. Default 8,192. An open one holds some 60 KiB and up to
+    /// [`page_cache_kib_max`](Self::page_cache_kib_max) of pages; opening one again takes tens of
+    /// microseconds and a schema parse.
+    pub fn resident_facets_max(mut self, facets: usize) -> Self {
+        self.resident_facets_max = facets;
+        self
+    }
+
+    /// Prepared statements that a connection keeps. Default 32. Each saves the parse of its SQL at
+    /// the next use and holds a few KiB.
+    pub fn cached_statements_max(mut self, statements: usize) -> Self {
+        self.cached_statements_max = statements;
+        self
+    }
+
+    /// Pages in KiB that a writer connection keeps in SQLite's cache. Default 2,000, as SQLite has
+    /// it; memory is taken as pages are used. Less bounds the memory of large facets, and they read
+    /// from the store more often.
+    pub fn page_cache_kib_max(mut self, kib: u32) -> Self {
+        self.page_cache_kib_max = kib;
+        self
+    }
+
+    /// Default lookaside of each connection in the process: `slots` of `slot_bytes` bytes. Default
+    /// 64 of 256 bytes. More saves mallocs in large statements; each connection holds all of it.
+    pub fn lookaside(mut self, slot_bytes: u16, slots: u16) -> Self {
+        self.process.lookaside_slot_bytes = slot_bytes;
+        self.process.lookaside_slots = slots;
+        self
+    }
+
+    /// Reader connections kept open while nobody reads, over all facets. Default 1,024. Opening one
+    /// takes about four times as long as a short read.
+    pub fn idle_readers_max(mut self, readers: usize) -> Self {
+        self.idle_readers_max = readers;
+        self
+    }
+
+    /// How the store is opened. Default: created if there is none, default tunables. The host sets
+    /// the number of log buffers itself: one for each core, one for everybody else.
+    pub fn store(mut self, options: StoreOptions) -> Self {
+        self.store = options;
+        self
+    }
+
+    /// How the store is registered with SQLite.
+    pub fn vfs(mut self, options: VfsOptions) -> Self {
+        self.vfs = options;
+        self
+    }
+
+    /// Name under which SQLite knows the store, for plain connections next to the host. Default: a
+    /// name that no other host of the process has.
+    pub fn vfs_name(mut self, name: impl Into<String>) -> Self {
+        self.vfs_name = Some(name.into());
+        self
+    }
+
+    /// How long shutdown waits for calls that run or wait. Default 30 seconds. After it the host
+    /// gives up and leaves the store to recovery, which loses nothing acknowledged.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let broken = if self.mailbox_calls_max == 0 {
+            Some(("mailbox_calls_max", "is 0, so no call could enter; use at least 1"))
+        } else if self.mailbox_calls_max > MAILBOX_CALLS_LIMIT {
+            Some(("mailbox_calls_max", "is above 16,777,216; its slots are allocated at once"))
+        } else if self.resident_facets_max == 0 {
+            Some(("resident_facets_max", "is 0, so no facet could open; use at least 1"))
+        } else if self.page_cache_kib_max > i32::MAX.unsigned_abs() {
+            Some(("page_cache_kib_max", "is above 2,147,483,647, the most SQLite takes"))
+        } else {
+            None
+        };
+        broken
+            .map_or(Ok(()), |(setting, reason)| Err(HostError::InvalidSetting { setting, reason }))
+    }
+}
+
+const MAILBOX_CALLS_LIMIT: usize = 1 << 24;

@@ -1,0 +1,187 @@
+//! The loop of a core: calls in, replies out.
+//!
+//! The thread owns the writer connections of its facets and an output gate. It never waits for the
+//! disk while it serves: it runs a call, hands the reply to the gate, and takes the next. Between
+//! calls it looks whether the store has signalled, and lets go of the replies that became durable.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapidary_engine::{FacetName, Store, Ticket};
+use lapidary_vfs::Gate;
+use rusqlite::Connection;
+
+use crate::config::HostConfig;
+use crate::error::{HostError, Result};
+use crate::mailbox::{Event, Inbox};
+use crate::output_gate::OutputGate;
+use crate::shared::Shared;
+use crate::stat::{CoreCounters, add};
+use crate::task::Task;
+use crate::writers::Writers;
+
+thread_local! {
+    static IS_CORE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is a core's, of any host.
+pub(crate) fn is_current() -> bool {
+    IS_CORE.get()
+}
+
+/// Calls served before waiting futures are told of room.
+const BATCH_CALLS_MAX: usize = 256;
+
+/// What a task works with.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    writers: Writers,
+    gate: Gate,
+    output: OutputGate,
+    counters: Arc<CoreCounters>,
+}
+
+impl Core {
+    pub(crate) fn new(number: usize, shared: Arc<Shared>, config: &HostConfig) -> Self {
+        let counters = Arc::clone(&shared.counters[number]);
+        let gate = shared.registration.gate(number);
+        let writers =
+            Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
+        Self { writers, gate, output: OutputGate::new(Arc::clone(&shared.store)), shared, counters }
+    }
+
+    /// Serves `inbox` until it is told to stop, then what is in it, then waits for the disk.
+    pub(crate) fn run(mut self, inbox: Inbox) {
+        IS_CORE.set(true);
+        let mut event = inbox.next();
+        let mut batch_calls = 0;
+        loop {
+            match event {
+                Event::Task(task) => {
+                    self.serve(task);
+                    batch_calls += 1;
+                    if inbox.take_durable() {
+                        self.release();
+                    }
+                }
+                Event::Durable => self.release(),
+                Event::Stop => break,
+            }
+            let next = inbox.try_next();
+            if next.is_none() || batch_calls == BATCH_CALLS_MAX {
+                batch_calls = 0;
+                inbox.wake_waiting();
+            }
+            event = next.unwrap_or_else(|| inbox.next());
+        }
+        while let Some(Event::Task(task)) = inbox.try_next() {
+            self.serve(task);
+        }
+        self.output.drain();
+        self.note_held();
+        self.writers.close_all();
+        // Last: until now a call that came late found the mailbox open; from now on it is refused.
+        drop(inbox);
+    }
+
+    fn serve(&mut self, mut task: Box<dyn Task>) {
+        let ticket = task.run(self);
+        add(&self.counters.calls, 1);
+        let was_well = !self.output.has_failed();
+        self.output.push(ticket, task);
+        self.after_output(was_well);
+    }
+
+    fn release(&mut self) {
+        let was_well = !self.output.has_failed();
+        self.output.release();
+        self.after_output(was_well);
+    }
+
+    fn after_output(&mut self, was_well: bool) {
+        if was_well && self.output.has_failed() {
+            // They show versions that are lost.
+            self.writers.close_all();
+            self.shared.readers.close_all();
+        }
+        self.note_held();
+    }
+
+    fn note_held(&self) {
+        self.counters.replies_held.store(self.output.held() as u64, Ordering::Relaxed);
+    }
+
+    /// Runs `body` on the writer of `name`. Returns its outcome, and the ticket of everything it
+    /// could have observed.
+    pub(crate) fn on_facet<T>(
+        &mut self,
+        name: &FacetName,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> (Result<T>, Ticket) {
+        if let Some(refusal) = self.output.refusal() {
+            return (Err(refusal), Ticket::DURABLE);
+        }
+        let writer = match self.writers.get(name) {
+            Ok(writer) => writer,
+            Err(error) => return (Err(error.within(name)), Ticket::DURABLE),
+        };
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| body(writer)));
+        let mut keep = true;
+        let mut outcome = outcome.unwrap_or_else(|panic| {
+            // What it left half done is gone with the connection.
+            keep = false;
+            add(&self.counters.panics, 1);
+            Err(HostError::Panicked { facet: name.clone(), message: message(&*panic) })
+        });
+        if !writer.is_autocommit() {
+            if writer.prepare_cached("ROLLBACK").and_then(|mut s| s.execute(())).is_err() {
+                keep &= writer.is_autocommit();
+            }
+            if outcome.is_ok() {
+                outcome = Err(HostError::TransactionLeftOpen { facet: name.clone() });
+            }
+        }
+        if let Err(error) = &outcome {
+            // A lock that is taken means a snapshot that is old; after a failure of the store the
+            // connection's cache is not to be trusted.
+            keep &= !error.is_busy() && !error.is_store_failure();
+        }
+        let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.shared.store));
+        writer.note_commits(self.gate.last_ticket());
+        let ticket = writer.observed();
+        if !keep {
+            self.writers.close(name);
+        }
+        (outcome, ticket)
+    }
+
+    /// Runs `body`, which changes or tells of the catalog, after closing the connections of the
+    /// subtrees in `closing`.
+    pub(crate) fn on_catalog<T>(
+        &mut self,
+        closing: &[&FacetName],
+        body: impl FnOnce(&Store) -> Result<T>,
+    ) -> (Result<T>, Ticket) {
+        if let Some(refusal) = self.output.refusal() {
+            return (Err(refusal), Ticket::DURABLE);
+        }
+        for root in closing {
+            self.writers.close_subtree(root);
+            self.shared.readers.close_subtree(root);
+        }
+        let outcome = body(&self.shared.store);
+        (outcome, self.shared.store.current_ticket())
+    }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "(no message)".to_owned())
+}

@@ -1,0 +1,308 @@
+//! What can go wrong in a host, and what the caller is to do about it.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapidary_engine::{ErrorKind, FacetName, Store};
+use lapidary_vfs::VfsError;
+use rusqlite::ErrorCode;
+
+/// Result of a host operation.
+pub type Result<T, E = HostError> = std::result::Result<T, E>;
+
+/// What a caller can do about a [`HostError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HostErrorKind {
+    /// Somebody else was in the way, or the mailbox was full: nothing was done, try again.
+    Retry,
+    /// The thing named does not exist.
+    NotFound,
+    /// The thing named exists already.
+    AlreadyExists,
+    /// The request or a setting is at fault; the same request will fail again.
+    InvalidInput,
+    /// SQLite refused the statement or its values (syntax, constraint, type): nothing was changed.
+    Statement,
+    /// The closure asked for it, or panicked: its transaction was rolled back.
+    Aborted,
+    /// The disk, or a limit set on the store, is full: free space, then try again.
+    NoSpace,
+    /// The store or a core stopped: shut the host down and open it again, which recovers everything
+    /// that was acknowledged. Whether the failed call's own changes survive shows then.
+    Reopen,
+    /// Stored bytes are not what was written: keep the files, restore from a backup.
+    Corruption,
+    /// The operating system refused an operation.
+    Io,
+    /// The host was shut down: nothing was done.
+    Closed,
+}
+
+/// An error of the host.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// SQLite reported an error.
+    #[error("{}{source}{}", In(.facet.as_ref()), Detail(.detail.as_deref()))]
+    Sql {
+        /// The facet; `None` until the host has added it to an error made inside a closure.
+        facet: Option<FacetName>,
+        /// The error.
+        source: rusqlite::Error,
+        /// The cause in the store, where SQLite's result code has lost it.
+        detail: Option<Box<str>>,
+    },
+    /// The store reported an error.
+    #[error(transparent)]
+    Store(#[from] lapidary_engine::Error),
+    /// The store could not be registered with SQLite.
+    #[error(transparent)]
+    Vfs(#[from] VfsError),
+    /// A closure gave its transaction up with [`HostError::abort`]; it was rolled back.
+    #[error("{}aborted by the caller: {source}", In(.facet.as_ref()))]
+    Aborted {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// The closure's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A closure panicked; its transaction was rolled back and the core went on.
+    #[error("facet {facet}: the closure panicked: {message}; its transaction was rolled back")]
+    Panicked {
+        /// The facet.
+        facet: FacetName,
+        /// What the panic said.
+        message: String,
+    },
+    /// SQL inside [`FacetHandle::transaction`](crate::FacetHandle::transaction) ended the
+    /// transaction itself.
+    #[error(
+        "facet {facet}: SQL inside the transaction ended it (COMMIT, ROLLBACK, or a conflict clause \
+         ROLLBACK); let the closure's result decide instead"
+    )]
+    TransactionEnded {
+        /// The facet.
+        facet: FacetName,
+    },
+    /// A call that is not a transaction left one open; it was rolled back.
+    #[error(
+        "facet {facet}: the call left a transaction open, which was rolled back; use `transaction`"
+    )]
+    TransactionLeftOpen {
+        /// The facet.
+        facet: FacetName,
+    },
+    /// The call ran, but a write or sync failed before what it observed was durable.
+    #[error(
+        "{}the store stopped before this call was durable ({cause}); it may be lost: shut the host \
+         down and open it again to see", In(.facet.as_ref())
+    )]
+    NotDurable {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// The first failure.
+        cause: String,
+    },
+    /// The core's mailbox is full and [`MailboxFull::Error`](crate::MailboxFull::Error) was asked
+    /// for.
+    #[error(
+        "{}core {core} has {calls_max} calls waiting, its most; nothing was done: try again later",
+        In(.facet.as_ref())
+    )]
+    MailboxFull {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// The core.
+        core: usize,
+        /// Calls its mailbox holds.
+        calls_max: usize,
+    },
+    /// A core's own thread was to block on a call, which it could be the one to run.
+    #[error(
+        "{}a closure running on a core may not block on another call; make that call from outside, \
+         or use `read`", In(.facet.as_ref())
+    )]
+    WaitOnCore {
+        /// The facet of the call waited for.
+        facet: Option<FacetName>,
+    },
+    /// The host was shut down before the call ran.
+    #[error("{}the host was shut down before this call ran; open it again", In(.facet.as_ref()))]
+    Closed {
+        /// The facet.
+        facet: Option<FacetName>,
+    },
+    /// A core's thread ended on a defect of the library.
+    #[error(
+        "{}core {core} stopped unexpectedly, the outcome of this call is unknown: shut the host \
+         down, open it again, and report what the log says", In(.facet.as_ref())
+    )]
+    CoreLost {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// The core.
+        core: usize,
+    },
+    /// The process is a fork(2) child of the one that opened the host.
+    #[error(
+        "the host belongs to process {opened_by}, of which this process is a fork: use it there, or \
+         open a store of its own here"
+    )]
+    Forked {
+        /// Process that opened the host.
+        opened_by: u32,
+    },
+    /// A core did not finish its calls in time.
+    #[error(
+        "cores {cores:?} were still busy after {waited:?} of shutdown; the store stays open until \
+         they end: look for a closure that does not return"
+    )]
+    ShutdownTimeout {
+        /// The cores.
+        cores: Vec<usize>,
+        /// How long shutdown waited.
+        waited: Duration,
+    },
+    /// A core's thread could not be started.
+    #[error("the thread of core {core} could not be started: {source}; use fewer cores")]
+    Spawn {
+        /// The core.
+        core: usize,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A setting is out of its range.
+    #[error("setting {setting}: {reason}")]
+    InvalidSetting {
+        /// Its name.
+        setting: &'static str,
+        /// What is wrong, and what is right.
+        reason: &'static str,
+    },
+}
+
+impl HostError {
+    /// For closures: gives the transaction up for a reason of the caller's own.
+    #[must_use]
+    pub fn abort(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Aborted { facet: None, source: reason.into() }
+    }
+
+    /// What the caller can do.
+    #[must_use]
+    pub fn kind(&self) -> HostErrorKind {
+        match self {
+            Self::Sql { source, .. } => sql_kind(source),
+            Self::Store(error) => match error.kind() {
+                ErrorKind::Busy => HostErrorKind::Retry,
+                ErrorKind::NotFound => HostErrorKind::NotFound,
+                ErrorKind::AlreadyExists => HostErrorKind::AlreadyExists,
+                ErrorKind::InvalidInput => HostErrorKind::InvalidInput,
+                ErrorKind::NoSpace => HostErrorKind::NoSpace,
+                ErrorKind::Reopen => HostErrorKind::Reopen,
+                ErrorKind::Corruption => HostErrorKind::Corruption,
+                _ => HostErrorKind::Io,
+            },
+            Self::Vfs(_)
+            | Self::TransactionEnded { .. }
+            | Self::TransactionLeftOpen { .. }
+            | Self::WaitOnCore { .. }
+            | Self::Forked { .. }
+            | Self::InvalidSetting { .. } => HostErrorKind::InvalidInput,
+            Self::Aborted { .. } | Self::Panicked { .. } => HostErrorKind::Aborted,
+            Self::NotDurable { .. } | Self::CoreLost { .. } => HostErrorKind::Reopen,
+            Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
+            Self::Closed { .. } => HostErrorKind::Closed,
+            Self::Spawn { .. } => HostErrorKind::Io,
+        }
+    }
+
+    /// The error of SQLite, if it is one.
+    #[must_use]
+    pub fn sqlite_error(&self) -> Option<&rusqlite::Error> {
+        match self {
+            Self::Sql { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Adds the facet to an error made where it was not known.
+    pub(crate) fn within(mut self, name: &FacetName) -> Self {
+        if let Self::Sql { facet, source, detail } = &mut self {
+            facet.get_or_insert_with(|| name.clone());
+            if detail.is_none() && store_is_the_cause(source) {
+                *detail = lapidary_vfs::take_last_error().map(String::into_boxed_str);
+            }
+        } else if let Self::Aborted { facet, .. } = &mut self {
+            facet.get_or_insert_with(|| name.clone());
+        }
+        self
+    }
+
+    /// If the store has stopped, that is the error, rather than what SQLite made of it.
+    pub(crate) fn or_stopped(self, store: &Store) -> Self {
+        match store.is_durable(store.current_ticket()) {
+            Err(stopped) if self.is_store_failure() => Self::Store(stopped),
+            _ => self,
+        }
+    }
+
+    /// Whether SQLite reported a failure of the store below it, rather than of the statement.
+    pub(crate) fn is_store_failure(&self) -> bool {
+        matches!(self, Self::Sql { source, .. } if store_is_the_cause(source))
+    }
+
+    /// Whether SQLite could not take a lock.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Sql { source, .. }
+            if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy)))
+    }
+}
+
+impl From<rusqlite::Error> for HostError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sql { facet: None, source, detail: None }
+    }
+}
+
+fn store_is_the_cause(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::DiskFull
+                | ErrorCode::CannotOpen
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::DatabaseBusy
+        )
+    )
+}
+
+fn sql_kind(error: &rusqlite::Error) -> HostErrorKind {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => HostErrorKind::Retry,
+        Some(ErrorCode::CannotOpen) => HostErrorKind::NotFound,
+        Some(ErrorCode::DiskFull) => HostErrorKind::NoSpace,
+        Some(ErrorCode::SystemIoFailure) => HostErrorKind::Io,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => HostErrorKind::Corruption,
+        _ => HostErrorKind::Statement,
+    }
+}
+
+struct In<'a>(Option<&'a FacetName>);
+
+impl fmt::Display for In<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |facet| write!(f, "facet {facet}: "))
+    }
+}
+
+struct Detail<'a>(Option<&'a str>);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |detail| write!(f, " ({detail})"))
+    }
+}

@@ -1,0 +1,195 @@
+//! Calls on one database.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use lapidary_engine::{FacetName, Ticket};
+use rusqlite::{Connection, Params, Row};
+
+use crate::call::{Call, Target};
+use crate::core_thread::Core;
+use crate::error::{HostError, Result};
+
+/// A way to one facet, by name. Cheap to make and to clone; it holds nothing open.
+///
+/// `execute`, `execute_batch`, `query`, `transaction` and `run` go to the facet's core and run there
+/// one after the other, on the facet's writer connection; they see everything that ran before them.
+/// A facet that does not exist is created by the first of them. [`read`](Self::read) runs on the
+/// calling thread and sees what is durable.
+///
+/// A handle stands for the name: after a deletion or renaming it stands for the facet that has the
+/// name then, and a call that runs on a core creates one.
+#[derive(Clone)]
+pub struct FacetHandle {
+    name: FacetName,
+    target: Arc<Target>,
+}
+
+/// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
+/// BEGIN and an end that the closure's result decides.
+#[derive(Debug)]
+pub struct Transaction<'connection> {
+    connection: &'connection Connection,
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl FacetHandle {
+    pub(crate) fn new(name: FacetName, target: Arc<Target>) -> Self {
+        Self { name, target }
+    }
+
+    /// The facet's name.
+    #[must_use]
+    pub fn name(&self) -> &FacetName {
+        &self.name
+    }
+
+    /// Number of the core that serves the facet.
+    #[must_use]
+    pub fn core(&self) -> usize {
+        self.target.core
+    }
+
+    /// Runs one statement that returns no rows, in a transaction of its own, and tells how many rows
+    /// it changed.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("tenants/acme")?;
+    /// facet.execute("CREATE TABLE t(a, b)", ()).wait()?;
+    /// assert_eq!(facet.execute("INSERT INTO t VALUES (?1, ?2)", (1, "one")).wait()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn execute<P>(&self, sql: impl Into<Cow<'static, str>>, params: P) -> Call<usize>
+    where
+        P: Params + Send + 'static,
+    {
+        let sql = sql.into();
+        self.run(move |connection| Ok(connection.prepare_cached(&sql)?.execute(params)?))
+    }
+
+    /// Runs statements one after the other, each in a transaction of its own unless they hold BEGIN
+    /// and COMMIT; ends at the first error.
+    pub fn execute_batch(&self, sql: impl Into<Cow<'static, str>>) -> Call<()> {
+        let sql = sql.into();
+        self.run(move |connection| Ok(connection.execute_batch(&sql)?))
+    }
+
+    /// Runs one statement and collects what `row` makes of each of its rows. It runs on the core,
+    /// after all calls before it; see [`read`](Self::read) for reading without a turn there.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("tenants/acme")?;
+    /// let sum = facet.query("SELECT ?1 + ?2", (40, 2), |row| row.get::<_, i64>(0)).wait()?;
+    /// assert_eq!(sum, [42]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn query<T, P, F>(
+        &self,
+        sql: impl Into<Cow<'static, str>>,
+        params: P,
+        row: F,
+    ) -> Call<Vec<T>>
+    where
+        T: Send + 'static,
+        P: Params + Send + 'static,
+        F: FnMut(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let sql = sql.into();
+        self.run(move |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let rows = statement.query_map(params, row)?;
+            Ok(rows.collect::<rusqlite::Result<Vec<T>>>()?)
+        })
+    }
+
+    /// Runs `body` in a transaction: `Ok` commits, `Err` or a panic rolls back. `?` works on errors
+    /// of SQLite; [`HostError::abort`] wraps the closure's own.
+    ///
+    /// The closure occupies the core, so it should not wait for anything.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("accounts/7")?;
+    /// facet.execute("CREATE TABLE account(balance INTEGER NOT NULL)", ()).wait()?;
+    /// facet.execute("INSERT INTO account VALUES (100)", ()).wait()?;
+    /// let refused = facet
+    ///     .transaction(|tx| {
+    ///         tx.execute("UPDATE account SET balance = balance - 500", ())?;
+    ///         let left: i64 = tx.query_row("SELECT balance FROM account", (), |row| row.get(0))?;
+    ///         if left < 0 { Err(HostError::abort("overdrawn")) } else { Ok(left) }
+    ///     })
+    ///     .wait();
+    /// assert_eq!(refused.unwrap_err().kind(), HostErrorKind::Aborted);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn transaction<T, F>(&self, body: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        let facet = self.name.clone();
+        self.run(move |connection| {
+            // Kept prepared, which rusqlite's own transactions are not. On `Err` the core rolls
+            // back whatever is open.
+            connection.prepare_cached("BEGIN")?.execute(())?;
+            let value = body(&Transaction { connection })?;
+            if connection.is_autocommit() {
+                return Err(HostError::TransactionEnded { facet });
+            }
+            connection.prepare_cached("COMMIT")?.execute(())?;
+            Ok(value)
+        })
+    }
+
+    /// Runs `body` on the writer connection outside a transaction, for what cannot run in one, such
+    /// as `PRAGMA` and `VACUUM`. A transaction it leaves open is rolled back, with an error.
+    pub fn run<T, F>(&self, body: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let name = self.name.clone();
+        let work = move |core: &mut Core| -> (Result<T>, Ticket) { core.on_facet(&name, body) };
+        self.target.call(work)
+    }
+
+    /// Runs `body` on the calling thread, in one read transaction on the facet's newest durable
+    /// version, over a pooled read-only connection. It never waits for the writer, nor the writer
+    /// for it. Every acknowledged call is seen; one that is not acknowledged yet is not.
+    ///
+    /// It blocks for the reads themselves alone. From a closure that runs on a core it may be called
+    /// too.
+    ///
+    /// # Errors
+    /// Those of `body`; [`NotFound`](crate::HostErrorKind::NotFound) if the facet does not exist.
+    pub fn read<T, F>(&self, body: F) -> Result<T>
+    where
+        F: FnOnce(&Connection) -> Result<T>,
+    {
+        self.target.host.check_open(Some(&self.name))?;
+        self.target.host.readers.read(&self.name, body)
+    }
+}
+
+impl fmt::Debug for FacetHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FacetHandle").field("name", &self.name).field("core", &self.core()).finish()
+    }
+}

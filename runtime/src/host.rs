@@ -1,0 +1,457 @@
+//! The host: opening, names, figures, shutdown.
+
+use std::fmt;
+use std::mem;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use core_affinity::CoreId;
+use crossbeam_channel::{Receiver, Sender};
+use lapidary_engine::{Environment, Error, FacetInfo, FacetName, Store};
+use lapidary_vfs::{ProcessSetup, Registration, configure_process};
+
+use crate::call::{Call, Target};
+use crate::config::HostConfig;
+use crate::core_thread::{self, Core};
+use crate::error::{HostError, Result};
+use crate::facet::FacetHandle;
+use crate::mailbox::{Inbox, mailbox};
+use crate::placement::core_of;
+use crate::readers::Readers;
+use crate::shared::{Names, Shared};
+use crate::stat::{CoreCounters, HostStat};
+
+/// An open store with a thread for each core.
+///
+/// Dropping it shuts it down; [`shutdown`](Self::shutdown) does the same and tells of errors.
+/// [`FacetHandle`]s may outlive it: their calls then fail with
+/// [`Closed`](crate::HostErrorKind::Closed).
+pub struct Host {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+    config: HostConfig,
+}
+
+struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    /// Each core's number, when its thread ends.
+    ended: Receiver<usize>,
+}
+
+/// Tells that a thread ends, also when it panics.
+struct Ending {
+    core: usize,
+    ended: Sender<usize>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // An error means that nobody waits for the end any more.
+        let _ = self.ended.send(self.core);
+    }
+}
+
+impl Host {
+    /// Opens the store in the directory `path`, by default creating it, and starts the cores.
+    ///
+    /// # Errors
+    /// A directory that is not a store, is locked by another process, is damaged or was written by a
+    /// newer release; a setting out of range; a thread that cannot be started.
+    pub fn open(path: impl AsRef<Path>, config: HostConfig) -> Result<Self> {
+        Self::open_in(Environment::posix(path), config)
+    }
+
+    /// Opens a store in an environment of the caller's, such as files in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in(environment: Environment, mut config: HostConfig) -> Result<Self> {
+        config.check()?;
+        // Before the store: nothing of SQLite has run yet, as far as this host is concerned.
+        let process_setup = configure_process(&config.process);
+        // The last buffer is for plain connections and changes of the catalog.
+        config.store.tunables.log_buffers = config.cores.get() + 1;
+        let store = Store::open(environment, config.store.clone())?;
+        Self::start(store, config, process_setup)
+    }
+
+    /// Starts the cores on a store that is open; the host closes it at shutdown. Its tunables should
+    /// have one log buffer for each core and one more.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_store(store: Arc<Store>, config: HostConfig) -> Result<Self> {
+        config.check()?;
+        let process_setup = configure_process(&config.process);
+        Self::start(store, config, process_setup)
+    }
+
+    fn start(store: Arc<Store>, config: HostConfig, process_setup: ProcessSetup) -> Result<Self> {
+        if process_setup == ProcessSetup::TooLate {
+            tracing::warn!(
+                "SQLite was in use before the host was opened: malloc statistics and initial page \
+                 allocation stay on, at a cost in speed and memory"
+            );
+        }
+        let vfs_name = config.vfs_name.clone().unwrap_or_else(unique_vfs_name);
+        let registration =
+            Registration::register(&vfs_name, Arc::clone(&store), config.vfs.clone())?;
+        let cores = config.cores.get();
+        let (mailboxes, inboxes, signals) = {
+            let mut parts = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..cores {
+                let (mailbox, inbox, signal) = mailbox(config.mailbox_calls_max);
+                parts.0.push(mailbox);
+                parts.1.push(inbox);
+                parts.2.push(signal);
+            }
+            parts
+        };
+        // Before any commit, so that none can become durable unheard.
+        store.on_durable(Box::new(move || {
+            for signal in &signals {
+                signal.put();
+            }
+        }));
+        let shared = Arc::new(Shared {
+            readers: Readers::new(
+                Arc::clone(&store),
+                &vfs_name,
+                config.idle_readers_max,
+                config.cached_statements_max,
+            ),
+            store,
+            registration,
+            mailboxes: mailboxes.into_boxed_slice(),
+            mailbox_calls_max: config.mailbox_calls_max,
+            mailbox_full: config.mailbox_full,
+            counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
+            names: Names::default(),
+            process_setup,
+            process_id: AtomicU32::new(std::process::id()),
+            closed: AtomicBool::new(false),
+        });
+        let threads = start_cores(&shared, inboxes, &config)?;
+        tracing::info!(store = %shared.store.describe(), cores, vfs = %vfs_name, "host open");
+        Ok(Self { shared, threads: Mutex::new(Some(threads)), config })
+    }
+
+    /// A handle to the facet `name`, which need not exist. Nothing is opened or created yet.
+    ///
+    /// # Errors
+    /// A name that breaks the rules of [`FacetName`], and `:memory:`, which SQLite keeps for itself.
+    pub fn facet(&self, name: impl AsRef<str>) -> Result<FacetHandle> {
+        let name = checked(name.as_ref())?;
+        Ok(FacetHandle::new(name.clone(), self.target(&name)))
+    }
+
+    /// Deletes the facet `name` and everything below it, at once. Calls made before it run first;
+    /// its readers are refused from then on.
+    ///
+    /// The call fails with [`NotFound`](crate::HostErrorKind::NotFound) if there is nothing.
+    pub fn delete(&self, name: impl AsRef<str>) -> Call<()> {
+        let name = match checked(name.as_ref()) {
+            Ok(name) => name,
+            Err(error) => return Call::failed(error),
+        };
+        self.target(&name).call(move |core: &mut Core| {
+            core.on_catalog(&[&name], |store| {
+                store.delete_facet(&name)?;
+                Ok(())
+            })
+        })
+    }
+
+    /// Gives the facet `from` and everything below it the name `to`, at once. Calls made on the old
+    /// name before it run first. A call on a core that names `from` afterwards finds no facet there
+    /// and creates one; one that names `to` before it has created that, so that the renaming fails.
+    ///
+    /// The call fails with [`NotFound`](crate::HostErrorKind::NotFound) if there is nothing named
+    /// `from`, and with [`AlreadyExists`](crate::HostErrorKind::AlreadyExists) if there is something
+    /// named `to`.
+    pub fn rename(&self, from: impl AsRef<str>, to: impl AsRef<str>) -> Call<()> {
+        let (from, to) = match (checked(from.as_ref()), checked(to.as_ref())) {
+            (Ok(from), Ok(to)) => (from, to),
+            (Err(error), _) | (_, Err(error)) => return Call::failed(error),
+        };
+        self.target(&from).call(move |core: &mut Core| {
+            let shared = Arc::clone(&core.shared);
+            core.on_catalog(&[&from], |store| {
+                let mut newest = shared.names.for_rename();
+                *newest = store.rename_facet(&from, &to)?;
+                Ok(())
+            })
+        })
+    }
+
+    /// At most `limit` facets within `prefix` (all if `None`), in the order of their names, from the
+    /// one that follows `after`.
+    pub fn list(
+        &self,
+        prefix: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Call<Vec<FacetInfo>> {
+        let named = |name: Option<&str>| name.map(FacetName::new).transpose();
+        let (prefix, after) = match (named(prefix), named(after)) {
+            (Ok(prefix), Ok(after)) => (prefix, after),
+            (Err(error), _) | (_, Err(error)) => return Call::failed(error.into()),
+        };
+        let core = prefix.as_ref().map_or(0, |prefix| self.core_of(prefix));
+        Target::new(&self.shared, core, None).call(move |core: &mut Core| {
+            core.on_catalog(&[], |store| {
+                Ok(store.list_facets(prefix.as_ref(), after.as_ref(), limit)?)
+            })
+        })
+    }
+
+    /// Figures of the store and of each core.
+    pub fn stat(&self) -> Call<HostStat> {
+        Target::new(&self.shared, 0, None).call(move |core: &mut Core| {
+            let shared = Arc::clone(&core.shared);
+            core.on_catalog(&[], |store| {
+                let cores = shared.counters.iter().zip(&shared.mailboxes).enumerate();
+                Ok(HostStat {
+                    store: store.stat(),
+                    cores: cores
+                        .map(|(number, (counters, mailbox))| {
+                            counters.stat(number, mailbox.calls_waiting())
+                        })
+                        .collect(),
+                    idle_readers: shared.readers.idle(),
+                    process_setup: shared.process_setup,
+                })
+            })
+        })
+    }
+
+    /// The store. Names are to be changed through the host: it would not learn of a renaming done
+    /// here, and go on under the old name.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+
+    /// Name of the VFS that plain connections to the same store use. They see what is durable; they
+    /// cannot write to a facet that a core has open for writing.
+    #[must_use]
+    pub fn vfs_name(&self) -> &str {
+        self.shared.registration.name()
+    }
+
+    /// Whether SQLite's process-wide settings came in time.
+    #[must_use]
+    pub fn process_setup(&self) -> ProcessSetup {
+        self.shared.process_setup
+    }
+
+    /// Runs every call that was sent, waits until all is durable, closes every connection and the
+    /// store. Calls made meanwhile or later are refused. Doing it again does nothing.
+    ///
+    /// # Errors
+    /// [`HostError::ShutdownTimeout`]; failures of the store, after which opening it again recovers
+    /// everything acknowledged; [`HostError::WaitOnCore`] inside a closure that runs on a core.
+    pub fn shutdown(&self) -> Result<()> {
+        self.shared.check_process()?;
+        if core_thread::is_current() {
+            return Err(HostError::WaitOnCore { facet: None });
+        }
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        match threads.take() {
+            Some(threads) => stop(&self.shared, threads, &self.config),
+            None => Ok(()),
+        }
+    }
+
+    fn core_of(&self, name: &FacetName) -> usize {
+        core_of(name.root(), self.shared.mailboxes.len())
+    }
+
+    fn target(&self, name: &FacetName) -> Arc<Target> {
+        Target::new(&self.shared, self.core_of(name), Some(name.clone()))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return };
+        if self.shared.check_process().is_err() {
+            // In a forked child there are no threads to wait for and the store is the parent's:
+            // nothing of it may be run here, destructors included.
+            mem::forget((threads, Arc::clone(&self.shared)));
+            return;
+        }
+        let (shared, config) = (Arc::clone(&self.shared), self.config.clone());
+        let finish = move || {
+            if let Err(error) = stop(&shared, threads, &config) {
+                tracing::error!(%error, "the host was dropped and did not shut down cleanly");
+            }
+        };
+        if core_thread::is_current() {
+            // The last owner was a closure on a core, which cannot wait for itself to end.
+            let named = thread::Builder::new().name("lapidary-shutdown".to_owned());
+            if let Err(error) = named.spawn(finish) {
+                tracing::error!(%error, "no thread to shut the host down; the store stays open");
+            }
+        } else {
+            finish();
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("store", &self.shared.store.describe())
+            .field("vfs_name", &self.vfs_name())
+            .field("cores", &self.shared.mailboxes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn checked(name: &str) -> Result<FacetName> {
+    if name == ":memory:" {
+        let reason = "facet name \":memory:\" is refused: SQLite keeps it for databases in memory; \
+                      choose another";
+        return Err(Error::InvalidInput(reason.to_owned()).into());
+    }
+    Ok(FacetName::new(name)?)
+}
+
+fn unique_vfs_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("lapidary-host-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn start_cores(shared: &Arc<Shared>, inboxes: Vec<Inbox>, config: &HostConfig) -> Result<Threads> {
+    let (ended_tell, ended) = crossbeam_channel::unbounded();
+    let processors = if config.pin_cores { processors() } else { Vec::new() };
+    let mut handles = Vec::new();
+    for (number, inbox) in inboxes.into_iter().enumerate() {
+        let processor = processors.get(number % processors.len().max(1)).copied();
+        let ending = Ending { core: number, ended: ended_tell.clone() };
+        let core = Core::new(number, Arc::clone(shared), config);
+        let (shared_with_core, pin_core) = (Arc::clone(shared), config.pin_cores);
+        let run = move || {
+            let _ending = ending;
+            if pin_core {
+                pin(number, processor, &shared_with_core.counters[number]);
+            }
+            core.run(inbox);
+        };
+        let named = thread::Builder::new().name(format!("lapidary-core-{number}"));
+        match named.spawn(run) {
+            Ok(handle) => handles.push(handle),
+            Err(source) => {
+                // Those that were started would wait for calls for ever.
+                for (mailbox, handle) in shared.mailboxes.iter().zip(handles) {
+                    mailbox.stop(Instant::now() + config.shutdown_timeout);
+                    let _ = handle.join();
+                }
+                return Err(HostError::Spawn { core: number, source });
+            }
+        }
+    }
+    Ok(Threads { handles, ended })
+}
+
+fn processors() -> Vec<CoreId> {
+    core_affinity::get_core_ids().unwrap_or_default()
+}
+
+fn pin(number: usize, processor: Option<CoreId>, counters: &CoreCounters) {
+    match processor {
+        Some(processor) if core_affinity::set_for_current(processor) => {
+            counters.pinned_to.store(processor.id as u64, Ordering::Relaxed);
+        }
+        _ => tracing::warn!(
+            core = number,
+            "the thread could not be bound to a processor; it runs wherever the system puts it"
+        ),
+    }
+}
+
+fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<()> {
+    // The order of the steps matters.
+    // 1. No new calls; those that are sent still run.
+    shared.closed.store(true, Ordering::Release);
+    let deadline = Instant::now() + config.shutdown_timeout;
+    // 2. Each core empties its mailbox, waits for the disk, and closes its connections.
+    let mut busy: Vec<usize> = (0..shared.mailboxes.len()).collect();
+    for mailbox in &shared.mailboxes {
+        if !mailbox.stop(deadline) {
+            break;
+        }
+    }
+    while !busy.is_empty() {
+        match threads.ended.recv_deadline(deadline) {
+            Ok(ended) => busy.retain(|core| *core != ended),
+            Err(_) => break,
+        }
+    }
+    // 3. No reader stays open over a closed store.
+    shared.readers.close();
+    if !busy.is_empty() {
+        return Err(HostError::ShutdownTimeout { cores: busy, waited: config.shutdown_timeout });
+    }
+    let mut lost = None;
+    for (core, handle) in threads.handles.into_iter().enumerate() {
+        if handle.join().is_err() {
+            lost.get_or_insert(core);
+        }
+    }
+    // 4. Only now: the checkpoint that closing takes holds everything committed.
+    shared.store.close()?;
+    tracing::info!(store = %shared.store.describe(), "host closed");
+    lost.map_or(Ok(()), |core| Err(HostError::CoreLost { facet: None, core }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use lapidary_engine::MemoryIo;
+
+    use super::*;
+    use crate::error::HostErrorKind;
+
+    /// Stands in for fork(2), which a test with threads cannot do safely: to the host, another
+    /// process id is all the difference.
+    #[test]
+    fn a_forked_child_is_refused_and_leaves_the_store_alone() {
+        let memory = MemoryIo::new();
+        let open = || {
+            let environment = Environment::with_io(Arc::new(memory.clone()));
+            Host::open_in(environment, HostConfig::new().cores(NonZeroUsize::MIN).pin_cores(false))
+        };
+        let host = open().unwrap();
+        let facet = host.facet("a").unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let sent_before = facet.run(move |_| Ok(wait.recv().is_ok()));
+        let process_id = host.shared.process_id.swap(0, Ordering::Relaxed);
+
+        let forked = |error: HostError| {
+            assert!(matches!(error, HostError::Forked { opened_by: 0 }), "{error}");
+            assert_eq!(error.kind(), HostErrorKind::InvalidInput);
+        };
+        forked(sent_before.wait().unwrap_err());
+        forked(facet.execute("CREATE TABLE t(n)", ()).wait().unwrap_err());
+        forked(facet.read(|_| Ok(())).unwrap_err());
+        forked(host.list(None, None, 1).wait().unwrap_err());
+        forked(host.shutdown().unwrap_err());
+
+        // Dropped in the child, it neither waits for threads nor touches the store.
+        let shared = Arc::clone(&host.shared);
+        drop(host);
+        assert!(!shared.is_closed());
+        assert!(shared.store.flush().is_ok());
+        // The parent goes on.
+        shared.process_id.store(process_id, Ordering::Relaxed);
+        go.send(()).unwrap();
+        facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! Thread-per-core host for thousands of small, isolated SQLite databases ("facets") that live in
+//! one durable page store.
+//!
+//! A [`Host`] opens a store and starts one pinned thread per core. Each facet belongs to the core
+//! that the first level of its name selects; that core owns the facet's one writer connection and
+//! runs its calls in order. A core never waits for the disk: it goes on with the next call while
+//! earlier ones are being made durable, and every reply is held back until all it observed is
+//! durable. Readers are snapshot connections on the callers' own threads; they see what is durable
+//! and never make the writer wait.
+//!
+//! ```
+//! use lapidary::{Host, HostConfig};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("store");
+//! let host = Host::open(&path, HostConfig::new())?;
+//! let agent = host.facet("agents/42")?;
+//!
+//! // Blocking with `wait`, or as a future with `.await`: every call offers both.
+//! agent.execute("CREATE TABLE note(id INTEGER PRIMARY KEY, body TEXT NOT NULL)", ()).wait()?;
+//! let id = agent
+//!     .transaction(|tx| {
+//!         tx.execute("INSERT INTO note(body) VALUES (?1)", ["buy milk"])?;
+//!         Ok(tx.last_insert_rowid())
+//!     })
+//!     .wait()?;
+//!
+//! // What has been acknowledged is durable, so every reader sees it.
+//! let body: String = agent.read(move |connection| {
+//!     Ok(connection.query_row("SELECT body FROM note WHERE id = ?1", [id], |row| row.get(0))?)
+//! })?;
+//! assert_eq!(body, "buy milk");
+//! host.shutdown()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to read
+//!
+//! | module | is |
+//! |---|---|
+//! | `host` | [`Host`]: opening, names (delete, rename, list), figures, shutdown |
+//! | `facet` | [`FacetHandle`] and [`Transaction`]: the calls on one database |
+//! | `call` | [`Call`]: the reply to come, as a future and for blocking |
+//! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
+//! | `core_thread` | the loop of a core: calls in, replies out |
+//! | `task` | a call on its way: work to run, then a reply to release |
+//! | `output_gate` | replies held until what they observed is durable |
+//! | `writers` | the open writer connections of a core, least recently used closed first |
+//! | `readers` | pooled read-only connections for any thread |
+//! | `config`, `error`, `stat` | settings, what can go wrong, figures |
+//!
+//! # SQLite's process-wide settings
+//!
+//! [`Host::open`] switches off SQLite's malloc statistics (a mutex that serialises the cores) and
+//! its initial page allocation (87 KiB for each connection), and makes the default lookaside
+//! small. That is possible only before the process first uses SQLite, so open the host before any
+//! other connection; [`Host::process_setup`] tells whether it came in time.
+
+mod call;
+mod config;
+mod core_thread;
+mod error;
+mod facet;
+mod host;
+mod line;
+mod mailbox;
+mod output_gate;
+mod placement;
+mod readers;
+mod shared;
+mod stat;
+mod task;
+mod writers;
+
+pub use call::Call;
+pub use config::{HostConfig, MailboxFull};
+pub use error::{HostError, HostErrorKind, Result};
+pub use facet::{FacetHandle, Transaction};
+pub use host::Host;
+pub use stat::{CoreStat, HostStat};
+
+pub use lapidary_engine::{
+    Environment, FacetInfo, FacetName, FormatParams, Store, StoreOptions, StoreStat, Tunables,
+};
+pub use lapidary_vfs::{ProcessSetup, VfsOptions};
+/// The SQLite API that closures receive, in the version this crate was built with.
+pub use rusqlite;
+
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,231 @@
+//! Pooled read-only connections for any thread.
+//!
+//! A reader is taken out of the pool, used by one thread, and put back, so no two threads ever use
+//! it at a time. It is a plain connection of the VFS: it sees the newest durable version, pins it
+//! for the length of one transaction, and takes no lock that the writer would wait for.
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashlink::LruCache;
+use lapidary_engine::{Error, Facet, FacetName, Store};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{HostError, Result};
+
+/// Enough that threads seldom meet at a lock.
+const SHARDS: usize = 16;
+
+pub(crate) struct Readers {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    store: Arc<Store>,
+    vfs_name: String,
+    cached_statements_max: usize,
+    idle_max: usize,
+    closed: AtomicBool,
+}
+
+struct Shard {
+    idle: LruCache<FacetName, Vec<Reader>>,
+    count: usize,
+}
+
+struct Reader {
+    connection: Connection,
+    facet: Arc<Facet>,
+}
+
+impl Reader {
+    fn serves(&self, name: &FacetName) -> bool {
+        !self.facet.is_deleted() && self.facet.name() == *name
+    }
+}
+
+impl Readers {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        vfs_name: &str,
+        idle_max: usize,
+        cached_statements_max: usize,
+    ) -> Self {
+        let shard = || Mutex::new(Shard { idle: LruCache::new_unbounded(), count: 0 });
+        Self {
+            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            hasher: RandomState::new(),
+            store,
+            vfs_name: vfs_name.to_owned(),
+            cached_statements_max,
+            idle_max,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Runs `body` in one read transaction on the newest durable version of `name`.
+    pub(crate) fn read<T>(
+        &self,
+        name: &FacetName,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        let reader = match self.take(name) {
+            Some(reader) => reader,
+            None => self.open(name).map_err(|error| error.within(name).or_stopped(&self.store))?,
+        };
+        let outcome = in_snapshot(&reader.connection, body);
+        let unusable = matches!(&outcome, Err(error) if error.is_store_failure());
+        let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.store));
+        if !unusable && reader.connection.is_autocommit() {
+            self.put(name, reader);
+        }
+        outcome
+    }
+
+    pub(crate) fn idle(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).count).sum()
+    }
+
+    /// Closes the idle readers of `root` and of everything below it.
+    pub(crate) fn close_subtree(&self, root: &FacetName) {
+        for shard in &self.shards {
+            let mut closing = Vec::new();
+            let mut shard = lock(shard);
+            shard.idle.retain(|name, readers| {
+                let stays = !name.is_within(root);
+                if !stays {
+                    closing.append(readers);
+                }
+                stays
+            });
+            shard.count -= closing.len();
+        }
+    }
+
+    pub(crate) fn close_all(&self) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.count = 0;
+            shard.idle.clear();
+        }
+    }
+
+    /// Closes all and keeps none from now on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.close_all();
+    }
+
+    fn shard(&self, name: &FacetName) -> &Mutex<Shard> {
+        let mut hasher = self.hasher.build_hasher();
+        name.hash(&mut hasher);
+        let hash = std::hash::Hasher::finish(&hasher);
+        // The remainder is below the number of shards, so it fits.
+        &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
+    }
+
+    fn take(&self, name: &FacetName) -> Option<Reader> {
+        loop {
+            let mut shard = lock(self.shard(name));
+            let reader = shard.idle.get_mut(name)?.pop()?;
+            shard.count -= 1;
+            drop(shard);
+            if reader.serves(name) {
+                return Some(reader);
+            }
+        }
+    }
+
+    fn put(&self, name: &FacetName, reader: Reader) {
+        let idle_max = self.idle_max.div_ceil(SHARDS);
+        if idle_max == 0 || self.closed.load(Ordering::SeqCst) || !reader.serves(name) {
+            return;
+        }
+        let mut closing = Vec::new();
+        let mut shard = lock(self.shard(name));
+        match shard.idle.get_mut(name) {
+            Some(readers) => readers.push(reader),
+            None => drop(shard.idle.insert(name.clone(), vec![reader])),
+        }
+        shard.count += 1;
+        while shard.count > idle_max {
+            let Some((name, mut readers)) = shard.idle.remove_lru() else { break };
+            // One at a time: a busy facet's readers are not all given up for one of another.
+            if let Some(reader) = readers.pop() {
+                shard.count -= 1;
+                closing.push(reader);
+            }
+            if !readers.is_empty() {
+                shard.idle.insert(name, readers);
+            }
+        }
+        drop(shard);
+        // Connections close here, outside the lock.
+        drop(closing);
+    }
+
+    fn open(&self, name: &FacetName) -> Result<Reader> {
+        let facet = match self.store.open_facet(name) {
+            Err(error @ Error::FacetNotFound { .. }) => {
+                // The answer tells of a deletion or renaming that may not be durable yet.
+                self.store.wait_durable(self.store.current_ticket())?;
+                return Err(HostError::Store(error));
+            }
+            found => found?,
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
+        let connection =
+            Connection::open_with_flags_and_vfs(uri(name), flags, self.vfs_name.as_str())?;
+        connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
+        Ok(Reader { connection, facet })
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn in_snapshot<T>(
+    connection: &Connection,
+    body: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    connection.prepare_cached("BEGIN")?.execute(())?;
+    let outcome = body(connection);
+    if !connection.is_autocommit() {
+        let ended = connection.prepare_cached("ROLLBACK").and_then(|mut end| end.execute(()));
+        if outcome.is_ok() {
+            ended?;
+        }
+    }
+    outcome
+}
+
+/// The name as SQLite's URI. Names are never passed as they are: SQLite may be built to take any
+/// that starts with `file:` for a URI, so that the facet `file:a` would open the facet `a`.
+fn uri(name: &FacetName) -> String {
+    let mut uri = String::with_capacity(name.as_str().len() + 8);
+    uri.push_str("file:");
+    for byte in name.as_str().bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uri;
+    use lapidary_engine::FacetName;
+
+    #[test]
+    fn names_are_escaped() {
+        let name = FacetName::new("file:a/b?c#d%41 é").unwrap();
+        assert_eq!(uri(&name), "file:file%3Aa/b%3Fc%23d%2541%20%C3%A9");
+    }
+}

@@ -1,0 +1,68 @@
+//! What the host, its handles and its cores share.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use lapidary_engine::{FacetName, Store, Ticket};
+use lapidary_vfs::{ProcessSetup, Registration};
+
+use crate::config::MailboxFull;
+use crate::error::{HostError, Result};
+use crate::mailbox::Mailbox;
+use crate::readers::Readers;
+use crate::stat::CoreCounters;
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) registration: Arc<Registration>,
+    pub(crate) mailboxes: Box<[Mailbox]>,
+    pub(crate) mailbox_calls_max: usize,
+    pub(crate) mailbox_full: MailboxFull,
+    pub(crate) readers: Readers,
+    pub(crate) counters: Box<[Arc<CoreCounters>]>,
+    pub(crate) names: Names,
+    pub(crate) process_setup: ProcessSetup,
+    /// Never changes outside tests.
+    pub(crate) process_id: AtomicU32,
+    pub(crate) closed: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Refuses what comes after shutdown or from a forked child.
+    pub(crate) fn check_open(&self, facet: Option<&FacetName>) -> Result<()> {
+        self.check_process()?;
+        if self.is_closed() {
+            return Err(HostError::Closed { facet: facet.cloned() });
+        }
+        Ok(())
+    }
+
+    /// Refuses a forked child: the cores' threads do not exist in it, so a call would wait for ever,
+    /// and two processes writing to one store would destroy it.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        let opened_by = self.process_id.load(Ordering::Relaxed);
+        if std::process::id() == opened_by { Ok(()) } else { Err(HostError::Forked { opened_by }) }
+    }
+}
+
+/// The ticket of the newest rename.
+///
+/// A facet that is opened under its new name tells of the rename, and the rename may have run on
+/// another core. The lock orders the two: opening holds it shared, renaming exclusively, so a core
+/// that finds the new name finds the ticket to hold its replies for.
+#[derive(Default)]
+pub(crate) struct Names(RwLock<Ticket>);
+
+impl Names {
+    pub(crate) fn for_open(&self) -> RwLockReadGuard<'_, Ticket> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn for_rename(&self) -> RwLockWriteGuard<'_, Ticket> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,96 @@
+//! Figures of a host.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lapidary_engine::StoreStat;
+use lapidary_vfs::ProcessSetup;
+
+/// Figures of a host at a moment, held back until what they tell is durable.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HostStat {
+    /// The store's own figures.
+    pub store: StoreStat,
+    /// One entry for each core.
+    pub cores: Vec<CoreStat>,
+    /// Reader connections open and unused.
+    pub idle_readers: usize,
+    /// Whether SQLite's process-wide settings came in time.
+    pub process_setup: ProcessSetup,
+}
+
+/// Figures of one core. Counts are since the host was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CoreStat {
+    /// The core's number, from 0.
+    pub core: usize,
+    /// The processor its thread is bound to; `None` if it is not bound.
+    pub pinned_to: Option<usize>,
+    /// Calls in the mailbox now.
+    pub calls_waiting: usize,
+    /// Replies held back now, until they are durable.
+    pub replies_held: u64,
+    /// Writer connections open now.
+    pub resident_facets: u64,
+    /// Calls run.
+    pub calls: u64,
+    /// Writer connections opened.
+    pub opened_facets: u64,
+    /// Writer connections closed to make room for another.
+    pub evicted_facets: u64,
+    /// Closures that panicked.
+    pub panics: u64,
+}
+
+/// Written by one core's thread, read by any.
+#[derive(Debug)]
+pub(crate) struct CoreCounters {
+    pub(crate) pinned_to: AtomicU64,
+    pub(crate) replies_held: AtomicU64,
+    pub(crate) resident_facets: AtomicU64,
+    pub(crate) calls: AtomicU64,
+    pub(crate) opened_facets: AtomicU64,
+    pub(crate) evicted_facets: AtomicU64,
+    pub(crate) panics: AtomicU64,
+}
+
+const NOT_PINNED: u64 = u64::MAX;
+
+impl Default for CoreCounters {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            pinned_to: AtomicU64::new(NOT_PINNED),
+            replies_held: zero(),
+            resident_facets: zero(),
+            calls: zero(),
+            opened_facets: zero(),
+            evicted_facets: zero(),
+            panics: zero(),
+        }
+    }
+}
+
+impl CoreCounters {
+    pub(crate) fn stat(&self, core: usize, calls_waiting: usize) -> CoreStat {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let pinned_to = read(&self.pinned_to);
+        CoreStat {
+            core,
+            pinned_to: usize::try_from(pinned_to).ok().filter(|_| pinned_to != NOT_PINNED),
+            calls_waiting,
+            replies_held: read(&self.replies_held),
+            resident_facets: read(&self.resident_facets),
+            calls: read(&self.calls),
+            opened_facets: read(&self.opened_facets),
+            evicted_facets: read(&self.evicted_facets),
+            panics: read(&self.panics),
+        }
+    }
+}
+
+/// Adds to a counter that one thread alone writes, without the cost of an atomic addition.
+pub(crate) fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+}

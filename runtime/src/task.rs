@@ -1,0 +1,62 @@
+//! A call on its way through a core: work to run, then a reply to release.
+
+use lapidary_engine::{FacetName, Ticket};
+
+use crate::core_thread::Core;
+use crate::error::{HostError, Result};
+
+/// What a mailbox carries and the output gate holds. One allocation serves both ways: the result
+/// stays in the task until it may leave.
+pub(crate) trait Task: Send {
+    /// Runs the work and keeps its result. The reply may leave when the returned ticket is durable.
+    fn run(&mut self, core: &mut Core) -> Ticket;
+
+    /// Sends the reply; if what it observed was lost for `cause`, an error takes its place.
+    fn release(self: Box<Self>, lost: Option<&str>);
+}
+
+pub(crate) struct Job<T, W> {
+    work: Option<W>,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+    facet: Option<FacetName>,
+}
+
+impl<T, W> Job<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+{
+    pub(crate) fn boxed(
+        facet: Option<FacetName>,
+        reply: oneshot::Sender<Result<T>>,
+        work: W,
+    ) -> Box<dyn Task> {
+        Box::new(Self { work: Some(work), outcome: None, reply, facet })
+    }
+}
+
+impl<T, W> Task for Job<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+{
+    fn run(&mut self, core: &mut Core) -> Ticket {
+        let Some(work) = self.work.take() else { return Ticket::DURABLE };
+        let (outcome, ticket) = work(core);
+        self.outcome = Some(outcome);
+        ticket
+    }
+
+    fn release(self: Box<Self>, lost: Option<&str>) {
+        let Self { outcome, reply, facet, .. } = *self;
+        let outcome = match lost {
+            None => outcome,
+            Some(cause) => Some(Err(HostError::NotDurable { facet, cause: cause.to_owned() })),
+        };
+        if let Some(outcome) = outcome {
+            // An error means that the caller dropped its `Call`: nobody wants the reply.
+            drop(reply.send(outcome));
+        }
+    }
+}
