@@ -25,8 +25,8 @@ pub struct Tunables {
     /// Log buffers, one per core that writes. Default 1. A [`Writer`](crate::Writer) says which it
     /// appends to; the number is taken modulo this.
     pub log_buffers: usize,
-    /// Shortest time between two flushes asked for by [`Store::request_flush`]
-    /// (crate::Store::request_flush). Default 500 microseconds. An idle store flushes at once.
+    /// Shortest time between two flushes asked for by
+    /// [`Store::request_flush`](crate::Store::request_flush). Default 500 microseconds. An idle store flushes at once.
     /// Shorter lowers latency under load and costs CPU.
     pub flush_interval: Duration,
     /// Appended but unwritten bytes at which committers wait for a flush. Default 32 MiB.

@@ -45,6 +45,8 @@ pub struct Facet {
 #[derive(Debug)]
 struct State {
     name: FacetName,
+    /// Of the create or rename that gave the facet its name.
+    name_ticket: Ticket,
     is_deleted: bool,
     has_writer: bool,
     latest: Content,
@@ -92,6 +94,7 @@ impl Facet {
     ) -> Arc<Self> {
         let state = State {
             name,
+            name_ticket: Ticket::DURABLE,
             is_deleted: false,
             has_writer: false,
             latest: content.clone(),
@@ -154,6 +157,13 @@ impl Facet {
     #[must_use]
     pub fn name(&self) -> FacetName {
         self.state().name.clone()
+    }
+
+    /// Ticket of the create or rename that gave the facet its name, if that was since the store was
+    /// opened. Who finds a facet by name has observed it.
+    #[must_use]
+    pub fn name_ticket(&self) -> Ticket {
+        self.state().name_ticket
     }
 
     /// Number of the newest commit, durable or not.
@@ -232,6 +242,11 @@ impl Facet {
     /// Gives the facet another name; the catalog's lock is held.
     pub(crate) fn set_name(&self, name: FacetName) {
         self.state().name = name;
+    }
+
+    /// Says when the facet got its name; the catalog's lock is held.
+    pub(crate) fn set_name_ticket(&self, ticket: Ticket) {
+        self.state().name_ticket = ticket;
     }
 
     /// Ends the facet's life: no snapshot and no commit from now on. Its page map is brought into

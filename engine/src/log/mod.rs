@@ -160,6 +160,14 @@ impl Log {
         Ok(admission)
     }
 
+    /// Admits a record for which room was ensured together with others'.
+    pub(crate) fn admit_ensured(&self, bytes: usize) -> Result<Admission<'_>> {
+        self.check_usable()?;
+        let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES };
+        self.buffered_bytes.fetch_add(admission.bytes, Ordering::AcqRel);
+        Ok(admission)
+    }
+
     /// Appends the record that `encode` makes, to the buffer of number `buffer` (modulo their
     /// number). The caller holds the lock that orders this record among those of its kind.
     pub(crate) fn append(

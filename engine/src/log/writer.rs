@@ -161,6 +161,7 @@ impl LogWriter {
                 return Ok(count);
             }
             segments.seal(active.segment, self.next_lsn);
+            segments.set_active_room(0);
             self.active = None;
         }
         let first = queue.front().map_or(0, |(_, entry)| entry.len);
@@ -275,6 +276,7 @@ impl LogWriter {
         active.file.sync().map_err(|error| failed("sync", error))?;
 
         active.offset += stored_len(self.batch.len() - start);
+        segments.set_active_room(active.size - active.offset);
         self.hash = hash;
         self.next_lsn = header.next_lsn();
         Ok((header.segment, u64::from(header.offset) + batch::HEADER_BYTES as u64))

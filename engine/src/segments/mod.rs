@@ -269,14 +269,25 @@ impl Segments {
         let demand = Demand { buffered_bytes, record_bytes, purpose };
         while !self.room.is_enough(demand) {
             let reserve = self.room.reserve_bytes();
-            let is_done = |table: &Table| room::is_enough_in(&table.ready, demand, reserve);
+            let active = self.room.active_bytes();
+            let is_done = |table: &Table| room::is_enough_in(&table.ready, active, demand, reserve);
             if is_done(&self.table()) {
                 return Ok(());
             }
-            let bytes = buffered_bytes.max(usize::try_from(reserve).unwrap_or(usize::MAX));
+            let bytes = match purpose {
+                Purpose::Commit => {
+                    buffered_bytes.max(usize::try_from(reserve).unwrap_or(usize::MAX))
+                }
+                Purpose::Delete | Purpose::Checkpoint => buffered_bytes,
+            };
             self.make(bytes, Make::Reserved, is_done)?;
         }
         Ok(())
+    }
+
+    /// The log has so many bytes left in the segment that it is writing.
+    pub(crate) fn set_active_room(&self, bytes: u32) {
+        self.room.set_active(bytes);
     }
 
     /// Bytes that the checkpoint that is due would write: commits leave room for them.

@@ -19,8 +19,10 @@ use crate::types::SegmentId;
 /// Largest segment: its size must fit the 32-bit fields of the format.
 const SEGMENT_BYTES_LIMIT: u64 = 1 << 31;
 
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
 /// What a checkpoint writes besides nodes and chunks: a small root, and padding for its flushes.
-const CHECKPOINT_BYTES_MIN: u64 = 12 * BLOCK_BYTES as u64;
+const CHECKPOINT_BYTES_MIN: u64 = 12 * BLOCK;
 
 /// What room is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub(crate) enum Purpose {
     Commit,
     /// A delete, which leads to space being freed: leaves the reserve.
     Delete,
-    /// A checkpoint, which frees it: what the reserve is for.
+    /// All of a checkpoint, which frees it: what the reserve is for.
     Checkpoint,
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct Room {
     /// Bytes kept back for the checkpoint that is due, and for the one that is being taken.
     reserve: AtomicU64,
     reserve_in_flight: AtomicU64,
+    /// What is left of the segment that the log is writing.
+    active: AtomicU64,
 }
 
 /// Bytes of batches that a segment of `size` bytes holds.
@@ -95,6 +99,15 @@ impl Room {
         self.reserve_in_flight.store(part_bytes, Ordering::Relaxed);
     }
 
+    /// The log has so many bytes left in the segment that it is writing.
+    pub(super) fn set_active(&self, bytes: u32) {
+        self.active.store(u64::from(bytes), Ordering::Relaxed);
+    }
+
+    pub(super) fn active_bytes(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
+    }
+
     /// Bytes kept back: the parts of the checkpoint, the root, and a block for each of its flushes.
     pub(super) fn reserve_bytes(&self) -> u64 {
         let parts =
@@ -113,20 +126,30 @@ impl Room {
 /// Exact form of [`Room::is_enough`].
 pub(super) fn is_enough_in(
     ready: &BTreeMap<SegmentId, Ready>,
+    active_bytes: u64,
     demand: Demand,
     reserve_bytes: u64,
 ) -> bool {
     let halves = || ready.values().map(|ready| usable_bytes(ready.size) / 2);
     let buffered = with_overhead(demand.buffered_bytes);
     let record = with_overhead(demand.record_bytes);
-    let reserve = match demand.purpose {
-        Purpose::Commit => reserve_bytes + halves().min().unwrap_or(0),
-        Purpose::Delete => reserve_bytes,
-        Purpose::Checkpoint => 0,
-    };
-    // The new record needs segments twice as large as it is; what is kept back may be small.
-    halves().filter(|&half| half >= record).sum::<u64>() >= buffered
-        && halves().sum::<u64>() >= buffered + reserve
+    match demand.purpose {
+        // The new record needs segments twice as large as it is; what is kept back may be small.
+        Purpose::Commit => {
+            let reserve = reserve_bytes + halves().min().unwrap_or(0);
+            halves().filter(|&half| half >= record).sum::<u64>() >= buffered
+                && halves().sum::<u64>() >= buffered + reserve
+        }
+        // Small records, so that of each segment, also the one being written, no more is wasted than
+        // one of them, or the eighth that the log leaves rather than to split a batch.
+        Purpose::Delete | Purpose::Checkpoint => {
+            let left = |bytes: u64| bytes.saturating_sub(record.max(bytes / 8 + BLOCK));
+            let room = ready.values().map(|ready| left(usable_bytes(ready.size))).sum::<u64>()
+                + left(active_bytes);
+            let reserve = if demand.purpose == Purpose::Delete { reserve_bytes } else { 0 };
+            room >= buffered + reserve
+        }
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +171,7 @@ mod tests {
         purpose: Purpose,
         reserve: u64,
     ) -> bool {
-        is_enough_in(ready, Demand { buffered_bytes, record_bytes, purpose }, reserve)
+        is_enough_in(ready, 0, Demand { buffered_bytes, record_bytes, purpose }, reserve)
     }
 
     #[test]
@@ -156,7 +179,7 @@ mod tests {
         let one = ready(&[1 << 16]);
         assert!(!is_enough(&one, 100, 100, Purpose::Commit, 0));
         assert!(is_enough(&one, 100, 100, Purpose::Delete, 0));
-        assert!(!is_enough(&one, 100, 100, Purpose::Delete, 30_000));
+        assert!(!is_enough(&one, 100, 100, Purpose::Delete, 60_000));
         assert!(is_enough(&one, 100, 100, Purpose::Checkpoint, 30_000));
         let two = ready(&[1 << 16, 1 << 16]);
         assert!(is_enough(&two, 100, 100, Purpose::Commit, 0));

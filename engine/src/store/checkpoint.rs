@@ -118,6 +118,7 @@ impl Shared {
         let changed = core.with_changed(std::mem::take);
         // Until the checkpoint ends, commits have to leave room for it.
         core.segments.set_reserve_in_flight(changed.part_bytes);
+        core.publish_reserve();
         let mut chunk_numbers: BTreeSet<ChunkNo> =
             changed.deleted.iter().map(|facet| ChunkNo::of(facet.id())).collect();
         let captured: Vec<Captured> =
@@ -265,7 +266,8 @@ impl Checkpointer {
     }
 
     /// Refuses the checkpoint before anything is appended if it may not fit, so that attempts that
-    /// fail do not use up the room that the one that would free some needs.
+    /// fail do not use up the room that the one that would free some needs. Commits leave the room
+    /// alone until it has ended.
     fn ensure_room(&self, core: &Core, cut: &Cut, nodes: usize) -> Result<()> {
         let node = record::part_bytes(catalog::NODE_REFS * StoredRef::BYTES);
         let chunk = |facets: &Vec<Arc<Facet>>| {
@@ -279,7 +281,10 @@ impl Checkpointer {
         let all = nodes * node + chunks.sum::<usize>() + root;
         // Each flush fills up its last block: one per level, per so many bytes, and a few more.
         let flushes = 8 + all / PART_BYTES_PER_FLUSH;
-        let bytes = core.log.buffered_bytes() + all + flushes * BLOCK_BYTES;
+        let parts = all + flushes * BLOCK_BYTES;
+        core.segments.set_reserve_in_flight(parts as u64);
+        // What others have appended may be long records, which can waste as much as they take.
+        let bytes = 2 * core.log.buffered_bytes() + parts;
         core.segments.ensure_room(bytes, chunk_max.max(root), Purpose::Checkpoint)
     }
 }
@@ -323,7 +328,7 @@ impl Parts<'_> {
     fn append(&mut self, payload: &[u8], place: PartPlace) -> Result<()> {
         let log = &self.core.log;
         let bytes = record::part_bytes(payload.len());
-        let admission = log.admit(&self.core.segments, bytes, Purpose::Checkpoint)?;
+        let admission = log.admit_ensured(bytes)?;
         // The last buffer: cores use the first ones.
         let buffer = self.core.tunables.log_buffers.max(1) - 1;
         self.ticket = log.append(admission, buffer, |lsn, out| {

@@ -221,7 +221,11 @@ impl Store {
         let moves = catalog.plan_rename(from, to)?;
         let facets = catalog.rename(moves);
         let change = CatalogChange::Rename { from: from.clone(), to: to.clone() };
-        Ok(shared.append_change(admission, &change, Effect::Touch(facets)))
+        let ticket = shared.append_change(admission, &change, Effect::Touch(facets.clone()));
+        for facet in facets {
+            facet.set_name_ticket(ticket);
+        }
+        Ok(ticket)
     }
 
     /// Facets within `prefix` (all, if `None`), in order of name, those after `after`, at most
@@ -404,7 +408,8 @@ impl Shared {
         let facet = Facet::new(Arc::clone(core), catalog.next(), name.clone());
         catalog.insert(name.clone(), Arc::clone(&facet));
         let change = CatalogChange::Create { facet: facet.id(), name: name.clone() };
-        self.append_change(admission, &change, Effect::Touch(vec![Arc::clone(&facet)]));
+        let effect = Effect::Touch(vec![Arc::clone(&facet)]);
+        facet.set_name_ticket(self.append_change(admission, &change, effect));
         Ok((facet, true))
     }
 

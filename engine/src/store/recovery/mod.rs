@@ -191,6 +191,9 @@ fn recover(
     let changed = Mutex::new(Changed::default());
     let core = Arc::new(Core { environment, tunables, segments, log, opened_ns, changed });
 
+    // Facets know the core, and the core knows the facets that changed: if anything below fails, this
+    // guard breaks that circle.
+    let mut failing = BreakCircle(Some(Arc::clone(&core)));
     let (mut catalog, chunks) = load_catalog(&core, root.as_ref())?;
     let mut replay = Replay::new(&core, &mut catalog);
     for batch in &end.batches {
@@ -224,6 +227,7 @@ fn recover(
         replayed_bytes = end.read_bytes,
         "store opened"
     );
+    failing.0 = None;
     Ok(Shared {
         core,
         id: current.store,
@@ -233,6 +237,16 @@ fn recover(
         recovered_bytes: end.read_bytes,
         lock: Mutex::new(Some(lock)),
     })
+}
+
+struct BreakCircle(Option<Arc<Core>>);
+
+impl Drop for BreakCircle {
+    fn drop(&mut self) {
+        if let Some(core) = &self.0 {
+            core.with_changed(|changed| *changed = Changed::default());
+        }
+    }
 }
 
 /// Reads a checkpoint part that the whole store depends on.
