@@ -1,0 +1,485 @@
+//! Drives a store through operations decided by a [`Chance`], and compares every answer with the
+//! reference model.
+
+mod transactions;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lapidary_engine::{
+    Background, Error, ErrorKind, Facet, FacetId, FacetName, FormatParams, Lsn, Snapshot, Store,
+    StoreOptions, Ticket, Tunables, View,
+};
+
+use crate::chance::Chance;
+use crate::content::Content;
+use crate::failure::{Failure, wrong};
+use crate::model::{Catalog, Change, Model};
+use crate::sim_disk::SimDisk;
+use transactions::begin;
+
+const NAMES: [&str; 8] = ["a", "a/b", "a/b/c", "b", "b/x", "c", "d/e", "zürich"];
+/// Above this, facets are shrunk and deleted rather than grown.
+const TOTAL_BYTES_MAX: usize = 600 << 10;
+const HELD_SNAPSHOTS_MAX: usize = 4;
+
+/// Options with small segments and small bounds, so that a short run meets segment switches,
+/// recycling, checkpoints and spills.
+#[must_use]
+pub fn small_options(chance: &mut Chance) -> StoreOptions {
+    let segment_bytes_min = 64 << 10;
+    StoreOptions {
+        create: true,
+        format: FormatParams {
+            segment_bytes_min,
+            segment_bytes_max: segment_bytes_min << chance.below(3),
+        },
+        tunables: Tunables {
+            log_buffers: chance.between(1, 3) as usize,
+            buffered_bytes_max: chance.pick(&[16 << 10, 256 << 10, 32 << 20]),
+            spill_bytes: chance.pick(&[2 << 10, 16 << 10, 64 << 10]),
+            checkpoint_log_bytes: chance.pick(&[32 << 10, 128 << 10, 1 << 20]),
+            open_segments_max: chance.between(1, 4) as usize,
+            ..Tunables::default()
+        },
+        background: Background::Manual,
+    }
+}
+
+/// Which errors the disk was told to cause.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tolerated {
+    /// A full disk.
+    pub no_space: bool,
+    /// I/O errors, which stop the store or refuse an operation.
+    pub io: bool,
+}
+
+/// Whether a run can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It can.
+    Going,
+    /// The disk lost its power or the store stopped after an I/O error.
+    Stopped,
+}
+
+/// How a call ended that may be refused or meet the end of the world.
+enum Called<T> {
+    Done(T),
+    Refused,
+    Stopped,
+}
+
+struct Held {
+    snapshot: Snapshot,
+    content: Arc<Content>,
+    from: String,
+}
+
+/// A store under test, its model, and what is held open of it.
+pub struct Driver {
+    /// The store.
+    pub store: Arc<Store>,
+    /// What it should hold.
+    pub model: Model,
+    /// Where the decisions come from.
+    pub chance: Chance,
+    /// Errors that are no failure of the store.
+    pub tolerated: Tolerated,
+    disk: SimDisk,
+    handles: BTreeMap<FacetId, Arc<Facet>>,
+    deleted: Vec<Arc<Facet>>,
+    held: Vec<Held>,
+    log: Vec<String>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+/// The name as the engine wants it.
+#[must_use]
+pub fn name(text: &str) -> FacetName {
+    FacetName::new(text).expect("the names of the tests are good")
+}
+
+impl Driver {
+    /// A driver of `store`, which lies on `disk` and holds what `model` says.
+    #[must_use]
+    pub fn new(store: Arc<Store>, model: Model, disk: SimDisk, chance: Chance) -> Self {
+        Self {
+            store,
+            model,
+            chance,
+            tolerated: Tolerated::default(),
+            disk,
+            handles: BTreeMap::new(),
+            deleted: Vec::new(),
+            held: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+
+    /// What was done so far, a line each.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.join("\n")
+    }
+
+    /// Runs up to `steps` operations.
+    ///
+    /// # Errors
+    /// The first thing that is not as the model has it.
+    pub fn run(&mut self, steps: u32) -> Result<Progress, Failure> {
+        for _ in 0..steps {
+            if self.chance.is_spent() {
+                break;
+            }
+            if self.step()? == Progress::Stopped {
+                return Ok(Progress::Stopped);
+            }
+        }
+        Ok(Progress::Going)
+    }
+
+    /// One operation and its checks.
+    ///
+    /// # Errors
+    /// What is not as the model has it.
+    pub fn step(&mut self) -> Result<Progress, Failure> {
+        let progress = match self.chance.below(100) {
+            0..35 => self.commit(false),
+            35..39 => self.commit(true),
+            39..49 => self.create(),
+            49..53 => self.delete(),
+            53..58 => self.rename(),
+            58..70 => self.flush(),
+            70..74 => self.wait(),
+            74..78 => self.checkpoint(),
+            78..86 => self.maintain(),
+            86..90 => self.hold(),
+            90..94 => self.check_held(),
+            94..96 => self.check_live(),
+            _ => self.check_refusals(),
+        };
+        // What was acknowledged stays acknowledged, whatever the operation came to.
+        self.model.acknowledge(self.store.durable_lsn());
+        match progress {
+            // A check that could not read because the world has ended is no failed check.
+            Err(Failure::Refused(_, kind))
+                if self.disk.is_stopped() || (kind == ErrorKind::Reopen && self.tolerated.io) =>
+            {
+                Ok(Progress::Stopped)
+            }
+            progress => progress.map_err(|failure| failure.after(self.log())),
+        }
+    }
+
+    fn note(&mut self, line: impl Into<String>) {
+        self.log.push(format!("{:4} {}", self.disk.operations(), line.into()));
+    }
+
+    /// Sorts the result of a call into done, refused for a planned reason, or the end.
+    fn called<T>(&mut self, result: Result<T, Error>) -> Result<Called<T>, Failure> {
+        let error = match result {
+            Ok(value) => return Ok(Called::Done(value)),
+            Err(error) => error,
+        };
+        self.note(format!("  -> {error}"));
+        if self.disk.is_stopped() {
+            return Ok(Called::Stopped);
+        }
+        match error.kind() {
+            ErrorKind::NoSpace if self.tolerated.no_space => Ok(Called::Refused),
+            ErrorKind::Reopen if self.tolerated.io => Ok(Called::Stopped),
+            ErrorKind::Io if self.tolerated.io => Ok(Called::Refused),
+            kind => wrong(format!("refused as {kind:?} for no planned reason: {error}")),
+        }
+    }
+
+    /// Records a change, or that nobody knows whether it happened.
+    fn changed<T>(
+        &mut self,
+        called: &Called<T>,
+        change: impl FnOnce(Option<&T>) -> Change,
+    ) -> Progress {
+        match called {
+            Called::Done(value) => {
+                let covering = self.store.current_ticket().lsn();
+                self.model.record(change(Some(value)), covering);
+                Progress::Going
+            }
+            Called::Refused => Progress::Going,
+            Called::Stopped => {
+                self.model.record_in_doubt(change(None));
+                Progress::Stopped
+            }
+        }
+    }
+
+    fn expect_kind<T>(
+        &mut self,
+        what: &str,
+        kind: ErrorKind,
+        result: Result<T, Error>,
+    ) -> Result<Progress, Failure> {
+        match result {
+            Err(error) if error.kind() == kind => Ok(Progress::Going),
+            Err(error) => match self.called::<T>(Err(error))? {
+                Called::Stopped => Ok(Progress::Stopped),
+                _ => Ok(Progress::Going),
+            },
+            Ok(_) => wrong(format!("{what} succeeded where {kind:?} is due")),
+        }
+    }
+
+    fn create(&mut self) -> Result<Progress, Failure> {
+        let name = name(self.chance.pick(&NAMES));
+        if self.model.latest().contains_key(&name) {
+            let result = self.store.create_facet(&name);
+            return self.expect_kind("creating it again", ErrorKind::AlreadyExists, result);
+        }
+        self.create_named(&name)
+    }
+
+    /// Creates a facet that is not there.
+    ///
+    /// # Errors
+    /// What is not as the model has it.
+    pub fn create_named(&mut self, name: &FacetName) -> Result<Progress, Failure> {
+        self.note(format!("create {name}"));
+        let result = self.store.create_facet(name);
+        let called = self.called(result)?;
+        if let Called::Done(facet) = &called {
+            let highest = self.model.latest().values().map(|facet| facet.id).max();
+            if facet.id() <= self.model.highest_id().max(highest.unwrap_or_default()) {
+                return wrong(format!("{name} got identity {} a second time", facet.id()));
+            }
+            self.handles.insert(facet.id(), Arc::clone(facet));
+        }
+        Ok(self.changed(&called, |facet| Change::Create(name.clone(), facet.map(|f| f.id()))))
+    }
+
+    fn delete(&mut self) -> Result<Progress, Failure> {
+        let name = name(self.chance.pick(&NAMES));
+        let victims: Vec<FacetId> =
+            within(self.model.latest(), &name).map(|(_, facet)| facet.id).collect();
+        if victims.is_empty() {
+            let result = self.store.delete_facet(&name);
+            return self.expect_kind("deleting nothing", ErrorKind::NotFound, result);
+        }
+        self.note(format!("delete {name}"));
+        let writer = if self.chance.one_in(4) { self.dirty_writer(victims[0])? } else { None };
+        let result = self.store.delete_facet(&name);
+        let called = self.called(result)?;
+        let progress = self.changed(&called, |_| Change::Delete(name));
+        if let Called::Done(_) = called {
+            for id in victims {
+                self.deleted.extend(self.handles.remove(&id));
+            }
+            if let Some(mut writer) = writer {
+                let result = writer.commit(0);
+                self.expect_kind("committing to a deleted facet", ErrorKind::NotFound, result)?;
+            }
+        }
+        Ok(progress)
+    }
+
+    fn rename(&mut self) -> Result<Progress, Failure> {
+        let (from, to) = (name(self.chance.pick(&NAMES)), name(self.chance.pick(&NAMES)));
+        if from.is_within(&to) || to.is_within(&from) {
+            return Ok(Progress::Going);
+        }
+        let latest = self.model.latest();
+        let targets: Vec<FacetName> = within(latest, &from)
+            .filter_map(|(name, _)| name.moved(&from, &to).ok().flatten())
+            .collect();
+        let collides = targets.iter().any(|name| latest.contains_key(name));
+        let target_taken = within(latest, &to).next().is_some();
+        if targets.is_empty() {
+            let result = self.store.rename_facet(&from, &to);
+            return self.expect_kind("renaming nothing", ErrorKind::NotFound, result);
+        }
+        if collides {
+            let result = self.store.rename_facet(&from, &to);
+            return self.expect_kind("renaming over one", ErrorKind::AlreadyExists, result);
+        }
+        if target_taken {
+            return Ok(Progress::Going);
+        }
+        self.note(format!("rename {from} to {to}"));
+        let result = self.store.rename_facet(&from, &to);
+        let called = self.called(result)?;
+        Ok(self.changed(&called, |_| Change::Rename(from, to)))
+    }
+
+    fn flush(&mut self) -> Result<Progress, Failure> {
+        self.note("flush");
+        let due = self.store.current_ticket();
+        let result = self.store.flush();
+        self.ended(result, due)
+    }
+
+    fn wait(&mut self) -> Result<Progress, Failure> {
+        self.note("wait");
+        let due = self.store.current_ticket();
+        let result = self.store.wait_durable(due);
+        self.ended(result, due)
+    }
+
+    fn checkpoint(&mut self) -> Result<Progress, Failure> {
+        self.note("checkpoint");
+        let result = self.store.checkpoint();
+        self.ended(result, Ticket::DURABLE)
+    }
+
+    fn maintain(&mut self) -> Result<Progress, Failure> {
+        self.note("maintain");
+        let result = self.store.maintain();
+        self.ended(result.map(drop), Ticket::DURABLE)
+    }
+
+    /// After a call that, if it succeeded, made everything up to `due` durable.
+    fn ended(&mut self, result: Result<(), Error>, due: Ticket) -> Result<Progress, Failure> {
+        match self.called(result)? {
+            Called::Done(()) => {
+                if self.store.durable_lsn() < due.lsn()
+                    || !matches!(self.store.is_durable(due), Ok(true))
+                {
+                    return wrong(format!("it returned, but LSN {} is not durable", due.lsn()));
+                }
+                Ok(Progress::Going)
+            }
+            Called::Refused => Ok(Progress::Going),
+            Called::Stopped => Ok(Progress::Stopped),
+        }
+    }
+
+    fn any_facet(&mut self) -> Option<FacetName> {
+        let count = self.model.latest().len();
+        if count == 0 {
+            return None;
+        }
+        let index = self.chance.index(count);
+        self.model.latest().keys().nth(index).cloned()
+    }
+
+    fn handle(&mut self, name: &FacetName) -> Result<Arc<Facet>, Failure> {
+        let id = self.model.latest()[name].id;
+        if !self.chance.one_in(4)
+            && let Some(facet) = self.handles.get(&id)
+        {
+            return Ok(Arc::clone(facet));
+        }
+        let facet = self.store.open_facet(name)?;
+        if facet.id() != id || facet.name() != *name {
+            return wrong(format!("{name}, facet {id}, opens as {} {}", facet.name(), facet.id()));
+        }
+        self.handles.insert(id, Arc::clone(&facet));
+        Ok(facet)
+    }
+
+    fn hold(&mut self) -> Result<Progress, Failure> {
+        let Some(name) = self.any_facet() else { return Ok(Progress::Going) };
+        let facet = self.handle(&name)?;
+        let view = if self.chance.one_in(2) { View::Latest } else { View::Durable };
+        let state = self.model.latest()[&name].clone();
+        self.model.acknowledge(self.store.durable_lsn());
+        let content = match view {
+            View::Latest => state.content,
+            View::Durable => self
+                .model
+                .durable()
+                .values()
+                .find(|durable| durable.id == state.id)
+                .map(|durable| Arc::clone(&durable.content))
+                .unwrap_or_default(),
+        };
+        let snapshot = facet.snapshot(view)?;
+        let from = format!("{name}@{} ({view:?})", snapshot.version());
+        self.note(format!("hold {from}"));
+        content.compare_snapshot(&snapshot).map_err(|difference| difference.within(&from))?;
+        if self.held.len() == HELD_SNAPSHOTS_MAX {
+            let index = self.chance.index(HELD_SNAPSHOTS_MAX);
+            self.held.swap_remove(index);
+        }
+        self.held.push(Held { snapshot, content, from });
+        Ok(Progress::Going)
+    }
+
+    /// Held snapshots show what they showed, whatever happened since.
+    ///
+    /// # Errors
+    /// What a snapshot shows else.
+    pub fn check_held(&mut self) -> Result<Progress, Failure> {
+        for held in &self.held {
+            held.content
+                .compare_snapshot(&held.snapshot)
+                .map_err(|difference| difference.within(format!("held snapshot {}", held.from)))?;
+        }
+        Ok(Progress::Going)
+    }
+
+    fn check_live(&mut self) -> Result<Progress, Failure> {
+        self.model.acknowledge(self.store.durable_lsn());
+        self.model.check_live(&self.store)?;
+        Ok(Progress::Going)
+    }
+
+    /// A second writer, a writer on an old snapshot, deleted facets.
+    fn check_refusals(&mut self) -> Result<Progress, Failure> {
+        for facet in std::mem::take(&mut self.deleted) {
+            if !facet.is_deleted() {
+                return wrong(format!("{} was deleted and does not know it", facet.name()));
+            }
+        }
+        let Some(name) = self.any_facet() else { return Ok(Progress::Going) };
+        let facet = self.handle(&name)?;
+        let old = facet.snapshot(View::Latest)?;
+        let writer = begin(&facet)?;
+        if !facet.has_writer() {
+            return wrong(format!("{name} has a writer and does not know it"));
+        }
+        let second = facet.begin_write(&old);
+        self.expect_kind("a second writer", ErrorKind::Busy, second)?;
+        drop(writer);
+        let progress = self.commit_to(&name, false)?;
+        if progress == Progress::Going && facet.latest_version() > old.version() {
+            let stale = facet.begin_write(&old);
+            self.expect_kind("writing on an old snapshot", ErrorKind::Busy, stale)?;
+        }
+        Ok(progress)
+    }
+
+    /// Lets go of everything that keeps the store open, and returns the model.
+    #[must_use]
+    pub fn into_model(mut self) -> Model {
+        self.model.acknowledge(self.store.durable_lsn());
+        self.model
+    }
+
+    /// Closes the store, which makes everything durable, and returns the model.
+    ///
+    /// # Errors
+    /// If the store refuses for no planned reason.
+    pub fn close(mut self) -> Result<Model, Failure> {
+        self.held.clear();
+        let result = self.store.close();
+        let called = self.called(result)?;
+        self.model.acknowledge(self.store.durable_lsn());
+        if let Called::Done(()) = called {
+            self.model.acknowledge(Lsn(u64::MAX));
+        }
+        Ok(self.model)
+    }
+}
+
+fn within<'a>(
+    catalog: &'a Catalog,
+    name: &'a FacetName,
+) -> impl Iterator<Item = (&'a FacetName, &'a crate::model::FacetState)> {
+    catalog.iter().filter(|(other, _)| other.is_within(name))
+}

@@ -1,0 +1,28 @@
+//! Tools of Lapidary's tests: a simulated disk, a reference model of a store, and drivers that run
+//! one against the other.
+//!
+//! - [`sim_disk`], [`sim_environment`]: the world a simulated store lives in; the fault model is at
+//!   the top of the former.
+//! - [`model`], [`content`]: what a store should hold.
+//! - [`driver`]: random operations on a store, each answer compared with the model.
+//! - [`world`]: crashes, recoveries and checks around a driver.
+//! - [`turns`]: the load of the kill test.
+//! - [`fuzz_bodies`]: what the fuzz targets do.
+//! - [`chance`], [`seeds`]: where decisions come from, and how to repeat a run.
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::cast_possible_truncation,
+    reason = "test tools panic when the test is at fault, and count small things"
+)]
+
+pub mod chance;
+pub mod content;
+pub mod driver;
+pub mod failure;
+pub mod fuzz_bodies;
+pub mod model;
+pub mod seeds;
+pub mod sim_disk;
+pub mod sim_environment;
+pub mod turns;
+pub mod world;
