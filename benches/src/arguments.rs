@@ -1,0 +1,220 @@
+//! The command line.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+const EXAMPLES: &str = "\
+Examples:
+  pack                                      every arm, 1,000 facets, 3 seconds each
+  pack --arms lapidary,sqlite-wal-full      two arms only
+  pack --facets 10000 --descriptors 1024    ten thousand facets under a descriptor limit of 1,024
+  pack --cores 1 --arms lapidary-vfs,sqlite-wal-full
+                                            one thread each: the latency of one durable turn
+  pack --template shop.sqlite --facets 200  every facet starts as a copy of your own database
+  pack --json result.json --store /mnt/fast figures to a file, files on another disk
+
+Every arm runs in a process of its own on the same CPUs, then a second process counts every
+acknowledged turn again. The exit code is 1 if an arm fails or a turn is missing.";
+
+/// Packs thousands of small SQLite databases and measures what that costs, next to stock SQLite.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "pack", version, about, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Databases ("facets") per arm
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) facets: u32,
+
+    /// Length of the timed phase of turns; reads get a third of it
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+
+    /// CPUs, and threads that serve the facets, per arm [default: 2, or 1 if there is only one]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) cores: Option<usize>,
+
+    /// Arms to run, in this order, separated by commas
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',',
+          default_values_t = ArmName::ALL)]
+    pub(crate) arms: Vec<ArmName>,
+
+    /// Write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Directory (so also disk) to work in; what is made there is removed at the end
+    /// [default: target/pack below the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Start every facet as a copy of this SQLite database (any page size, WAL or not; it is only
+    /// read). Turns go to tables added to the copy
+    #[arg(long, value_name = "FILE")]
+    pub(crate) template: Option<PathBuf>,
+
+    /// Calls each client thread keeps outstanding in the lapidary arm: that many agents, each
+    /// awaiting its own reply. The other arms serve one call per thread by their nature
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
+    pub(crate) in_flight: usize,
+
+    /// Seed of all bodies, timestamps and choices
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Run the arms under this limit of open descriptors [default: the shell's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..))]
+    pub(crate) descriptors: Option<u64>,
+
+    /// Keep the files of the arms and say where they are
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// Serve one stage of one arm: the assignment comes on standard input.
+    #[arg(long, hide = true)]
+    pub(crate) serve_stage: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give seconds between 0.05 and 86400".to_owned()),
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(number) if (1..=1_000_000).contains(&number) => Ok(number),
+        _ => Err("give a whole number between 1 and 1000000".to_owned()),
+    }
+}
+
+/// One way of keeping many databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ArmName {
+    /// The host: acknowledged means durable, many calls in flight
+    Lapidary,
+    /// Plain SQLite connections through the VFS: durable when COMMIT returns
+    LapidaryVfs,
+    /// A file each, journal_mode=WAL, synchronous=FULL: durable when COMMIT returns
+    SqliteWalFull,
+    /// A file each, journal_mode=WAL, synchronous=NORMAL: recent turns lost with the power
+    SqliteWalNormal,
+    /// A file each, journal_mode=MEMORY, synchronous=OFF: corrupt after a power cut
+    SqliteMemoryOff,
+    /// `:memory:`: nothing is stored
+    SqliteInmem,
+}
+
+impl ArmName {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Lapidary,
+        Self::LapidaryVfs,
+        Self::SqliteWalFull,
+        Self::SqliteWalNormal,
+        Self::SqliteMemoryOff,
+        Self::SqliteInmem,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Lapidary => "lapidary",
+            Self::LapidaryVfs => "lapidary-vfs",
+            Self::SqliteWalFull => "sqlite-wal-full",
+            Self::SqliteWalNormal => "sqlite-wal-normal",
+            Self::SqliteMemoryOff => "sqlite-memory-off",
+            Self::SqliteInmem => "sqlite-inmem",
+        }
+    }
+
+    /// What an acknowledged turn survives.
+    pub(crate) fn survives(self) -> &'static str {
+        match self {
+            Self::Lapidary | Self::LapidaryVfs | Self::SqliteWalFull => "power cut",
+            Self::SqliteWalNormal => "process kill",
+            Self::SqliteMemoryOff => "clean exit",
+            Self::SqliteInmem => "nothing",
+        }
+    }
+
+    /// Is there something on disk that can be opened again?
+    pub(crate) fn is_stored(self) -> bool {
+        self != Self::SqliteInmem
+    }
+}
+
+impl fmt::Display for ArmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let arguments = parse("pack").unwrap();
+        assert_eq!(arguments.facets, 1000);
+        assert_eq!(arguments.seconds, 3.0);
+        assert_eq!(arguments.arms, ArmName::ALL);
+        assert_eq!(arguments.in_flight, 256);
+        assert_eq!(arguments.cores, None);
+        assert!(!arguments.keep && !arguments.serve_stage);
+    }
+
+    #[test]
+    fn arms_are_a_list_in_the_order_given() {
+        let arguments = parse("pack --arms sqlite-inmem,lapidary").unwrap();
+        assert_eq!(arguments.arms, [ArmName::SqliteInmem, ArmName::Lapidary]);
+    }
+
+    #[test]
+    fn every_arm_is_named_alike_on_the_command_line_in_json_and_in_print() {
+        for arm in ArmName::ALL {
+            assert_eq!(ArmName::from_str(arm.as_str(), false), Ok(arm));
+            assert_eq!(serde_json::to_value(arm).unwrap(), arm.as_str());
+            assert_eq!(arm.to_string(), arm.as_str());
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "pack --facets 0",
+            "pack --facets many",
+            "pack --seconds 0",
+            "pack --seconds -1",
+            "pack --seconds nan",
+            "pack --cores 0",
+            "pack --in-flight 0",
+            "pack --arms lapidary,postgres",
+            "pack --descriptors 3",
+            "pack extra",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_has_examples_and_hides_the_internal_option() {
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(help.contains("Examples:"));
+        assert!(help.contains("--template"));
+        assert!(!help.contains("serve-stage"));
+    }
+}

@@ -1,0 +1,264 @@
+//! The host: callers hand transactions to the core in charge of a facet and get their reply when
+//! it is durable.
+//!
+//! A client stands for many agents. It keeps a number of calls outstanding and waits for none of
+//! them in particular: as soon as one is answered, the next one is made.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use lapidary::{FacetHandle, Host, HostConfig, HostError};
+use lapidary_engine::{PageNo, PageSize, Store, Ticket, View};
+
+use super::{Arm, Setting, Written};
+use crate::failure::{Doing as _, Failure, Result};
+use crate::load::{Client, Load, Reply, Request};
+use crate::process::DiskUse;
+use crate::sql::{Statements, integrity_failure};
+use crate::workload::{FacetIndex, Share};
+
+pub(super) struct Hosted {
+    setting: Setting,
+    host: Host,
+    store_open: Duration,
+}
+
+impl Hosted {
+    pub(super) fn open(setting: &Setting) -> Result<Self> {
+        let cores = NonZeroUsize::new(setting.cpus.len()).unwrap_or(NonZeroUsize::MIN);
+        // As many connections as the other arms keep open; everything else as it comes.
+        let facets = setting.facets as usize;
+        let config =
+            HostConfig::new().cores(cores).resident_facets_max(facets).idle_readers_max(facets);
+        let started = Instant::now();
+        let host = Host::open(&setting.directory, config)
+            .doing(|| format!("opening the store {}", setting.directory.display()))?;
+        Ok(Self { setting: setting.clone(), host, store_open: started.elapsed() })
+    }
+}
+
+impl Arm for Hosted {
+    fn clients(&mut self) -> Result<Vec<Box<dyn Client>>> {
+        let clients = self.setting.clients();
+        let template = match &self.setting.template {
+            None => None,
+            Some(template) => Some(Arc::new(TemplatePages::read(template)?)),
+        };
+        (0..clients)
+            .map(|client| -> Result<Box<dyn Client>> {
+                let share = Share { client, clients, facets: self.setting.facets };
+                // An agent keeps its handle, so making one is not part of a call.
+                let handles = (0..share.len())
+                    .map(|ordinal| self.host.facet(share.facet(ordinal).name()))
+                    .collect::<Result<Vec<_>, HostError>>()
+                    .doing(|| "naming the facets".to_owned())?;
+                Ok(Box::new(Callers {
+                    handles,
+                    share,
+                    statements: self.setting.statements(),
+                    in_flight: self.setting.in_flight,
+                    template: template.clone(),
+                    store: Arc::clone(self.host.store()),
+                    log_buffer: self.setting.cpus.len(),
+                }))
+            })
+            .collect()
+    }
+
+    fn pins_clients(&self) -> bool {
+        false
+    }
+
+    fn reads_apart(&self) -> bool {
+        true
+    }
+
+    fn connections_open(&self) -> Result<u64> {
+        let stat = self.host.stat().wait().doing(|| "asking the host for figures".to_owned())?;
+        Ok(stat.cores.iter().map(|core| core.resident_facets).sum())
+    }
+
+    fn store_open(&self) -> Option<Duration> {
+        Some(self.store_open)
+    }
+
+    fn disk_use(&self) -> Result<DiskUse> {
+        Ok(super::store_disk_use(self.host.store()))
+    }
+
+    fn written(&self) -> Result<Option<Written>> {
+        Ok(Some(super::store_written(self.host.store())))
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.host.shutdown().doing(|| "shutting the host down".to_owned())
+    }
+}
+
+/// Many callers of the host on one thread.
+struct Callers {
+    handles: Vec<FacetHandle>,
+    share: Share,
+    statements: &'static Statements,
+    in_flight: usize,
+    template: Option<Arc<TemplatePages>>,
+    store: Arc<Store>,
+    /// The one that no core appends to.
+    log_buffer: usize,
+}
+
+type Answer = (Request, Instant, Result<Reply>);
+
+impl Callers {
+    fn handle(&self, facet: FacetIndex) -> &FacetHandle {
+        &self.handles[self.share.ordinal(facet)]
+    }
+
+    /// Sends the call and returns the future of its answer.
+    fn call(&self, request: Request, started: Instant) -> impl Future<Output = Answer> + use<> {
+        let handle = self.handle(request.facet());
+        let statements = self.statements;
+        let call = match request {
+            Request::Create(_) => handle.transaction(|tx| {
+                tx.execute_batch(statements.schema)?;
+                Ok(Reply::Done)
+            }),
+            Request::Turn(_, turn) => handle.transaction(move |tx| {
+                statements.turn_within_transaction(tx, &turn)?;
+                Ok(Reply::Done)
+            }),
+            // Not the snapshot readers, which are connections apart: the one that turns use.
+            Request::Touch(_) | Request::Read(_) | Request::ReadCold(_) => {
+                handle.run(|connection| {
+                    statements.read(connection)?;
+                    Ok(Reply::Done)
+                })
+            }
+            Request::Count(_) => {
+                handle.run(|connection| Ok(Reply::Counted(statements.count(connection)?)))
+            }
+            Request::CheckIntegrity(_) => {
+                handle.run(|connection| Ok(Reply::Integrity(integrity_failure(connection)?)))
+            }
+        };
+        async move {
+            let outcome = call.await.doing(|| describe(&request));
+            (request, started, outcome)
+        }
+    }
+
+    /// Keeps `in_flight` calls outstanding.
+    fn drive_calls(&self, load: &mut Load<'_>, first: (Request, Instant)) -> Result<()> {
+        let mut calls = FuturesUnordered::new();
+        calls.push(self.call(first.0, first.1));
+        pollster::block_on(async {
+            loop {
+                while calls.len() < self.in_flight {
+                    let Some((request, started)) = load.next() else { break };
+                    calls.push(self.call(request, started));
+                }
+                let Some((request, started, outcome)) = calls.next().await else { return Ok(()) };
+                load.done(&request, started, outcome?);
+            }
+        })
+    }
+
+    /// Reads on this thread, one after the other, which is what readers of the host do.
+    fn drive_reads(&self, load: &mut Load<'_>, first: (Request, Instant)) -> Result<()> {
+        let mut next = Some(first);
+        while let Some((request, started)) = next {
+            self.handle(request.facet())
+                .read(|connection| Ok(self.statements.read(connection)?))
+                .doing(|| describe(&request))?;
+            load.done(&request, started, Reply::Done);
+            next = load.next();
+        }
+        Ok(())
+    }
+
+    /// Makes copies of the template, `in_flight` at a time.
+    fn drive_copies(
+        &self,
+        load: &mut Load<'_>,
+        first: (Request, Instant),
+        template: &TemplatePages,
+    ) -> Result<()> {
+        let mut next = Some(first);
+        while next.is_some() {
+            let mut copied = Vec::new();
+            let mut newest = Ticket::DURABLE;
+            while let Some((request, started)) = next.take() {
+                let name = self.handle(request.facet()).name();
+                let ticket = template
+                    .copy_to(&self.store, name, self.log_buffer)
+                    .doing(|| describe(&request))?;
+                newest = newest.max(ticket);
+                copied.push((request, started));
+                if copied.len() < self.in_flight {
+                    next = load.next();
+                }
+            }
+            self.store
+                .wait_durable(newest)
+                .doing(|| "waiting for copies of the template to be durable".to_owned())?;
+            for (request, started) in copied {
+                load.done(&request, started, Reply::Done);
+            }
+            next = load.next();
+        }
+        Ok(())
+    }
+}
+
+impl Client for Callers {
+    fn drive(&mut self, load: &mut Load<'_>) -> Result<()> {
+        let Some(first) = load.next() else { return Ok(()) };
+        match (first.0, &self.template) {
+            (Request::Create(_), Some(template)) => self.drive_copies(load, first, template),
+            (Request::Read(_) | Request::ReadCold(_), _) => self.drive_reads(load, first),
+            _ => self.drive_calls(load, first),
+        }
+    }
+}
+
+fn describe(request: &Request) -> String {
+    format!("{} facet {}", request.doing(), request.facet().name())
+}
+
+/// The template cut into pages. The host has no import of whole databases, so copies go to the
+/// store directly, page by page, as an import would.
+struct TemplatePages {
+    page_size: PageSize,
+    bytes: Vec<u8>,
+}
+
+impl TemplatePages {
+    fn read(template: &crate::template::Template) -> Result<Self> {
+        let path = template.path.display();
+        let bytes = std::fs::read(&template.path).doing(|| format!("reading {path}"))?;
+        let page_size = PageSize::from_bytes(template.page_bytes as usize)
+            .filter(|size| !bytes.is_empty() && bytes.len().is_multiple_of(size.bytes()))
+            .ok_or_else(|| {
+                Failure::new(format!("{path} is not a whole number of SQLite's pages"))
+            })?;
+        Ok(Self { page_size, bytes })
+    }
+
+    fn copy_to(
+        &self,
+        store: &Store,
+        name: &lapidary_engine::FacetName,
+        log_buffer: usize,
+    ) -> lapidary_engine::Result<Ticket> {
+        let facet = store.create_facet(name)?;
+        let mut writer = facet.begin_write(&facet.snapshot(View::Latest)?)?;
+        writer.set_page_size(self.page_size)?;
+        for (number, page) in (1..).zip(self.bytes.chunks_exact(self.page_size.bytes())) {
+            writer.write_page(PageNo(number), page)?;
+        }
+        writer.commit(log_buffer)
+    }
+}

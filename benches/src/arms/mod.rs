@@ -1,0 +1,128 @@
+//! The arms: ways of keeping many databases, one file each. [`Arm`] is all the rest of the
+//! program knows of them.
+
+mod host;
+mod in_memory;
+mod stock;
+mod vfs;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lapidary_engine::Store;
+use lapidary_vfs::{ProcessSettings, ProcessSetup, configure_process as configure_sqlite};
+use rusqlite::{Connection, OpenFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::ArmName;
+use crate::failure::{Doing as _, Failure, Result};
+use crate::load::Client;
+use crate::process::DiskUse;
+use crate::sql::Statements;
+use crate::template::Template;
+
+/// What an arm needs to know to begin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Setting {
+    pub(crate) arm: ArmName,
+    /// The arm's own directory. It exists, and is empty at the first opening.
+    pub(crate) directory: PathBuf,
+    pub(crate) facets: u32,
+    /// CPUs the arm runs on; as many threads serve facets.
+    pub(crate) cpus: Vec<usize>,
+    /// Calls each client keeps outstanding, where an arm can.
+    pub(crate) in_flight: usize,
+    pub(crate) template: Option<Template>,
+}
+
+impl Setting {
+    pub(crate) fn statements(&self) -> &'static Statements {
+        Statements::choose(self.template.is_some())
+    }
+
+    fn clients(&self) -> u32 {
+        u32::try_from(self.cpus.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// An arm that is open.
+pub(crate) trait Arm {
+    /// One client per core, to be used from a thread each. Asked for once per opening.
+    fn clients(&mut self) -> Result<Vec<Box<dyn Client>>>;
+
+    /// Whether each client's thread belongs on a CPU of its own. Not if the arm has pinned threads
+    /// that do the work, and its clients only ask.
+    fn pins_clients(&self) -> bool {
+        true
+    }
+
+    /// Whether [`Read`](crate::load::Request::Read) uses connections apart from those of turns.
+    fn reads_apart(&self) -> bool {
+        false
+    }
+
+    /// Databases open right now, in the sense of having a connection.
+    fn connections_open(&self) -> Result<u64>;
+
+    /// How long opening the store took; `None` where there is no store to open.
+    fn store_open(&self) -> Option<Duration>;
+
+    /// Bytes on disk now.
+    fn disk_use(&self) -> Result<DiskUse>;
+
+    /// Bytes written so far by the arm's own account; `None` if only the kernel counts them.
+    fn written(&self) -> Result<Option<Written>>;
+
+    /// Closes everything in an orderly way. All clients must be gone.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// Bytes that a store says it has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// To the log, padding included.
+    pub(crate) log_bytes: u64,
+    /// To fill segment files ahead of need.
+    pub(crate) filled_bytes: u64,
+}
+
+/// Opens an arm: new in an empty directory, or what an earlier process left there.
+pub(crate) fn open(setting: &Setting) -> Result<Box<dyn Arm>> {
+    match setting.arm {
+        ArmName::Lapidary => Ok(Box::new(host::Hosted::open(setting)?)),
+        ArmName::LapidaryVfs => Ok(Box::new(vfs::Vfs::open(setting)?)),
+        ArmName::SqliteWalFull | ArmName::SqliteWalNormal | ArmName::SqliteMemoryOff => {
+            Ok(Box::new(stock::Stock::new(setting)))
+        }
+        ArmName::SqliteInmem => Ok(Box::new(in_memory::InMemory::new(setting))),
+    }
+}
+
+/// Sets up SQLite for this process, the same for every arm.
+pub(crate) fn configure_process() -> Result<()> {
+    match configure_sqlite(&ProcessSettings::default()) {
+        ProcessSetup::Applied | ProcessSetup::AlreadyApplied => Ok(()),
+        ProcessSetup::TooLate => {
+            Err(Failure::new("SQLite was in use before its process-wide settings were made"))
+        }
+    }
+}
+
+/// A connection to copy the template from, if there is one.
+fn open_template(setting: &Setting) -> Result<Option<Connection>> {
+    let Some(template) = &setting.template else { return Ok(None) };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(&template.path, flags)
+        .doing(|| format!("opening {}", template.path.display()))
+        .map(Some)
+}
+
+fn store_disk_use(store: &Store) -> DiskUse {
+    let stat = store.stat();
+    DiskUse { bytes: stat.live_bytes, allocated_bytes: stat.allocated_bytes }
+}
+
+fn store_written(store: &Store) -> Written {
+    let stat = store.stat();
+    Written { log_bytes: stat.written_bytes, filled_bytes: stat.filled_bytes }
+}

@@ -1,0 +1,196 @@
+//! Clients that serve one call at a time on SQLite connections of their own.
+//!
+//! Connections stay open as long as the descriptor limit allows; past it the least recently used
+//! one is closed, as any program that keeps a file per tenant has to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rusqlite::Connection;
+
+use crate::failure::{Failure, Result};
+use crate::load::{Client, Load, Reply, Request};
+use crate::sql::{Statements, integrity_failure};
+use crate::workload::{FacetIndex, Share};
+
+/// How an arm makes and opens a database.
+pub(crate) trait Opener: Send {
+    /// Makes the facet and leaves it open.
+    fn create(&self, facet: FacetIndex) -> Result<Connection>;
+    /// Opens a facet that exists.
+    fn open(&self, facet: FacetIndex) -> Result<Connection>;
+    /// More about an error that SQLite has just reported on this thread, if there is more.
+    fn explain(&self) -> Option<String> {
+        None
+    }
+}
+
+struct Slot {
+    connection: Connection,
+    used_at: u64,
+}
+
+/// A client with a pool of connections.
+pub(crate) struct Pool<O> {
+    opener: O,
+    statements: &'static Statements,
+    share: Share,
+    /// By ordinal within the share.
+    slots: Vec<Option<Box<Slot>>>,
+    /// Ordinals of the slots that are taken.
+    open: Vec<usize>,
+    open_max: usize,
+    uses: u64,
+    /// Connections open in all pools of the arm.
+    open_in_arm: Arc<AtomicUsize>,
+}
+
+impl<O: Opener> Pool<O> {
+    pub(crate) fn new(
+        opener: O,
+        statements: &'static Statements,
+        share: Share,
+        open_max: usize,
+        open_in_arm: Arc<AtomicUsize>,
+    ) -> Self {
+        let slots = (0..share.len()).map(|_| None).collect();
+        Self {
+            opener,
+            statements,
+            share,
+            slots,
+            open: Vec::new(),
+            open_max: open_max.max(1),
+            uses: 0,
+            open_in_arm,
+        }
+    }
+
+    fn serve(&mut self, request: &Request) -> Result<Reply> {
+        let facet = request.facet();
+        let ordinal = self.share.ordinal(facet);
+        if self.slots[ordinal].is_none() {
+            if self.open.len() >= self.open_max {
+                self.close_least_recently_used()?;
+            }
+            let connection = if matches!(request, Request::Create(_)) {
+                self.opener.create(facet)?
+            } else {
+                self.opener.open(facet)?
+            };
+            self.slots[ordinal] = Some(Box::new(Slot { connection, used_at: 0 }));
+            self.open.push(ordinal);
+            self.open_in_arm.fetch_add(1, Ordering::Relaxed);
+        }
+        self.uses += 1;
+        let Some(slot) = &mut self.slots[ordinal] else {
+            unreachable!("the slot was filled above")
+        };
+        slot.used_at = self.uses;
+        let connection = &slot.connection;
+        let statements = self.statements;
+        let reply = match request {
+            Request::Create(_) => Ok(Reply::Done),
+            Request::Turn(_, turn) => statements.turn(connection, turn).map(|()| Reply::Done),
+            Request::Touch(_) | Request::Read(_) | Request::ReadCold(_) => {
+                statements.read(connection).map(|_| Reply::Done)
+            }
+            Request::Count(_) => statements.count(connection).map(Reply::Counted),
+            Request::CheckIntegrity(_) => integrity_failure(connection).map(Reply::Integrity),
+        };
+        reply.map_err(|error| {
+            let more = self.opener.explain().map_or_else(String::new, |more| format!(" ({more})"));
+            Failure::new(format!("{} facet {}: {error}{more}", request.doing(), facet.name()))
+        })
+    }
+
+    fn close_least_recently_used(&mut self) -> Result<()> {
+        let used_at = |&ordinal: &usize| self.slots[ordinal].as_ref().map(|slot| slot.used_at);
+        let oldest = (0..self.open.len()).min_by_key(|&index| used_at(&self.open[index]));
+        match oldest {
+            Some(index) => self.close(index),
+            None => Ok(()),
+        }
+    }
+
+    fn close(&mut self, index: usize) -> Result<()> {
+        let ordinal = self.open.swap_remove(index);
+        self.open_in_arm.fetch_sub(1, Ordering::Relaxed);
+        match self.slots[ordinal].take() {
+            None => Ok(()),
+            Some(slot) => slot.connection.close().map_err(|(_, error)| {
+                Failure::new(format!("closing {}: {error}", self.share.facet(ordinal).name()))
+            }),
+        }
+    }
+}
+
+impl<O: Opener> Client for Pool<O> {
+    fn drive(&mut self, load: &mut Load<'_>) -> Result<()> {
+        while let Some((request, started)) = load.next() {
+            let reply = self.serve(&request)?;
+            load.done(&request, started, reply);
+            if let Request::ReadCold(facet) = request {
+                let ordinal = self.share.ordinal(facet);
+                if let Some(index) = self.open.iter().position(|&open| open == ordinal) {
+                    self.close(index)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::{Gauge, Plan};
+    use crate::workload::{Tally, Texts, TurnSource};
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    struct Files(PathBuf);
+
+    impl Opener for Files {
+        fn create(&self, facet: FacetIndex) -> Result<Connection> {
+            let connection = self.open(facet)?;
+            Statements::choose(false).create_tables(&connection).unwrap();
+            Ok(connection)
+        }
+
+        fn open(&self, facet: FacetIndex) -> Result<Connection> {
+            Ok(Connection::open(self.0.join(facet.name())).unwrap())
+        }
+    }
+
+    #[test]
+    fn a_pool_that_may_hold_two_connections_loses_no_turn_of_ten_databases() {
+        let directory = tempfile::tempdir().unwrap();
+        let share = Share { client: 0, clients: 1, facets: 10 };
+        let open_in_arm = Arc::new(AtomicUsize::new(0));
+        let opener = Files(directory.path().to_owned());
+        let mut pool =
+            Pool::new(opener, Statements::choose(false), share, 2, Arc::clone(&open_in_arm));
+        let mut source = TurnSource::new(Texts::leak(1), 1, 0);
+        let mut tallies = vec![Tally::default(); 10];
+        let gauge = Gauge::default();
+        let for_a_while = || Plan::TurnsUntil(Instant::now() + Duration::from_millis(300));
+        let plans: [&dyn Fn() -> Plan; 6] = [
+            &|| Plan::CreateEach,
+            &for_a_while,
+            &|| Plan::TouchEach,
+            &|| Plan::CountEach,
+            &|| Plan::ReadColdSample(5),
+            &|| Plan::CheckIntegritySample(5),
+        ];
+        for plan in plans {
+            let plan = plan();
+            let mut load = Load::new(plan, share, &mut source, &mut tallies, &gauge);
+            pool.drive(&mut load).unwrap();
+            assert!(load.outcome.completed > 0);
+            assert_eq!(load.outcome.faults, [], "{plan:?}");
+            assert!(open_in_arm.load(Ordering::Relaxed) <= 2, "{plan:?}");
+        }
+        assert!(tallies.iter().map(|tally| tally.turns).sum::<u64>() > 0);
+    }
+}

@@ -1,0 +1,191 @@
+//! The figures of a run, as `--json` writes them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::ArmName;
+use crate::latency::Percentiles;
+use crate::machine::Machine;
+use crate::stage::{Loaded, Verified};
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) workload: Workload,
+    pub(crate) arms: Vec<ArmReport>,
+    /// Arms without figures, and why.
+    pub(crate) failed: Vec<FailedArm>,
+}
+
+/// What every arm was asked to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) facets: u32,
+    pub(crate) seconds: f64,
+    pub(crate) cores: usize,
+    /// Calls outstanding per client in the lapidary arm; one in the others.
+    pub(crate) in_flight: usize,
+    pub(crate) seed: u64,
+    pub(crate) template: Option<TemplateUsed>,
+}
+
+/// The database that every facet was a copy of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TemplateUsed {
+    pub(crate) file: String,
+    pub(crate) page_bytes: u32,
+    pub(crate) bytes: u64,
+}
+
+/// An arm that could not be measured, or lost something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FailedArm {
+    pub(crate) arm: ArmName,
+    pub(crate) reason: String,
+}
+
+/// Figures of an arm. `null` where an arm has no such thing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ArmReport {
+    pub(crate) arm: ArmName,
+    pub(crate) facets: u32,
+    pub(crate) create_per_s: f64,
+    pub(crate) create_us: Option<Percentiles>,
+    pub(crate) turns_per_s: f64,
+    pub(crate) turn_us: Option<Percentiles>,
+    /// CPU time of the whole process, divided by the turns of the timed phase.
+    pub(crate) cpu_us_per_turn: f64,
+    pub(crate) reads_per_s: f64,
+    pub(crate) read_us: Option<Percentiles>,
+    pub(crate) cold_open_us: Option<Percentiles>,
+    /// Databases with an open connection when memory and descriptors were counted.
+    pub(crate) connections_open: u64,
+    pub(crate) resident_kib_per_facet: f64,
+    pub(crate) descriptors_per_facet: f64,
+    /// Before the first turn.
+    pub(crate) disk_created_kib_per_facet: f64,
+    pub(crate) disk_kib_per_facet: f64,
+    pub(crate) disk_allocated_kib_per_facet: f64,
+    pub(crate) disk_closed_kib_per_facet: f64,
+    pub(crate) written_bytes_per_turn: f64,
+    pub(crate) filled_bytes_per_turn: Option<f64>,
+    pub(crate) device_bytes_per_turn: f64,
+    pub(crate) store_open_ms: Option<f64>,
+    pub(crate) store_open_clean_ms: Option<f64>,
+    /// Turns of the timed phase.
+    pub(crate) turns: u64,
+    /// Turns acknowledged in the whole run, all of them found again.
+    pub(crate) turns_verified: u64,
+}
+
+impl ArmReport {
+    pub(crate) fn new(
+        arm: ArmName,
+        facets: u32,
+        loaded: &Loaded,
+        verified: Option<&Verified>,
+    ) -> Self {
+        let per_facet_kib = |bytes: u64| rounded(float(bytes) / 1024.0 / f64::from(facets), 2);
+        let per_open = |number: f64| number / float(loaded.connections_open.max(1));
+        Self {
+            arm,
+            facets,
+            create_per_s: rounded(loaded.create_per_s, 1),
+            create_us: loaded.create_us,
+            turns_per_s: rounded(loaded.turns_per_s, 1),
+            turn_us: loaded.turn_us,
+            cpu_us_per_turn: rounded(loaded.turn_cpu_us, 2),
+            reads_per_s: rounded(loaded.reads_per_s, 1),
+            read_us: loaded.read_us,
+            cold_open_us: verified.and_then(|verified| verified.cold_open_us),
+            connections_open: loaded.connections_open,
+            resident_kib_per_facet: rounded(per_open(float(loaded.resident_bytes) / 1024.0), 2),
+            descriptors_per_facet: rounded(per_open(float(loaded.descriptors)), 3),
+            disk_created_kib_per_facet: per_facet_kib(loaded.disk_created.bytes),
+            disk_kib_per_facet: per_facet_kib(loaded.disk_open.bytes),
+            disk_allocated_kib_per_facet: per_facet_kib(loaded.disk_open.allocated_bytes),
+            disk_closed_kib_per_facet: per_facet_kib(
+                verified.map_or(0, |verified| verified.disk_closed.bytes),
+            ),
+            written_bytes_per_turn: rounded(loaded.turn_written_bytes, 1),
+            filled_bytes_per_turn: loaded.turn_filled_bytes.map(|bytes| rounded(bytes, 1)),
+            device_bytes_per_turn: rounded(loaded.turn_device_bytes, 1),
+            store_open_ms: verified
+                .and_then(|verified| verified.store_open_ms)
+                .map(|ms| rounded(ms, 3)),
+            store_open_clean_ms: verified
+                .and_then(|verified| verified.store_open_clean_ms)
+                .map(|ms| rounded(ms, 3)),
+            turns: loaded.turns,
+            turns_verified: loaded.acknowledged.iter().map(|tally| tally.turns).sum(),
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts and sizes far below 2^52")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn rounded(number: f64, decimals: i32) -> f64 {
+    let scale = 10_f64.powi(decimals);
+    (number * scale).round() / scale
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::process::DiskUse;
+    use crate::workload::Tally;
+
+    pub(crate) fn report_of(arm: ArmName, turns_per_s: f64) -> ArmReport {
+        let loaded = Loaded {
+            create_per_s: 450.04,
+            turns: 3000,
+            turns_per_s,
+            turn_us: Some(Percentiles { p50: 360.0, p99: 900.5 }),
+            connections_open: 500,
+            resident_bytes: 500 * 1024 * 100,
+            descriptors: 1500,
+            disk_open: DiskUse { bytes: 1000 * 2048, allocated_bytes: 1000 * 4096 },
+            acknowledged: vec![Tally { turns: 4, body_bytes: 800 }; 1000],
+            ..Loaded::default()
+        };
+        ArmReport::new(arm, 1000, &loaded, Some(&Verified::default()))
+    }
+
+    #[test]
+    fn figures_are_divided_by_the_right_number() {
+        let report = report_of(ArmName::SqliteWalFull, 5000.0);
+        assert_eq!(report.resident_kib_per_facet, 100.0);
+        assert_eq!(report.descriptors_per_facet, 3.0);
+        assert_eq!(report.disk_kib_per_facet, 2.0);
+        assert_eq!(report.disk_allocated_kib_per_facet, 4.0);
+        assert_eq!(report.turns_verified, 4000);
+        assert_eq!(report.create_per_s, 450.0);
+    }
+
+    #[test]
+    fn json_has_the_documented_keys() {
+        let json = serde_json::to_value(report_of(ArmName::Lapidary, 1.0)).unwrap();
+        assert_eq!(json["arm"], "lapidary");
+        assert_eq!(json["facets"], 1000);
+        assert_eq!(json["turn_us"]["p50"], 360.0);
+        assert_eq!(json["turn_us"]["p99"], 900.5);
+        assert!(json["store_open_ms"].is_null());
+        for key in [
+            "create_per_s",
+            "turns_per_s",
+            "reads_per_s",
+            "cold_open_us",
+            "resident_kib_per_facet",
+            "descriptors_per_facet",
+            "disk_kib_per_facet",
+            "disk_allocated_kib_per_facet",
+            "written_bytes_per_turn",
+        ] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+    }
+}

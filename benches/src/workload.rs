@@ -1,0 +1,180 @@
+//! The workload "agent memory": what is asked of every arm, as a function of the seed.
+
+use std::fmt::Write as _;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Number of a facet within the run, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct FacetIndex(pub(crate) u32);
+
+impl FacetIndex {
+    /// Its name. A single level, because a host assigns facets to cores by the first one.
+    pub(crate) fn name(self) -> String {
+        let mut name = String::with_capacity(14);
+        // Writing to a string cannot fail.
+        let _ = write!(name, "agent-{:07}", self.0);
+        name
+    }
+}
+
+/// The facets one client serves: every `clients`-th, from number `client` on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    pub(crate) client: u32,
+    pub(crate) clients: u32,
+    pub(crate) facets: u32,
+}
+
+impl Share {
+    pub(crate) fn len(self) -> usize {
+        (self.facets.saturating_sub(self.client)).div_ceil(self.clients) as usize
+    }
+
+    /// The facet at `ordinal` within the share.
+    pub(crate) fn facet(self, ordinal: usize) -> FacetIndex {
+        debug_assert!(ordinal < self.len());
+        FacetIndex(self.client + self.clients * u32::try_from(ordinal).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn ordinal(self, facet: FacetIndex) -> usize {
+        debug_assert_eq!(facet.0 % self.clients, self.client);
+        (facet.0 / self.clients) as usize
+    }
+}
+
+/// One turn of an agent: a message to add and a state row to set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) role: &'static str,
+    pub(crate) body: &'static str,
+    pub(crate) timestamp_ms: i64,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static [u8],
+}
+
+/// What turns leave behind in a facet; counted when acknowledged and again after reopening.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) turns: u64,
+    pub(crate) body_bytes: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, turn: &Turn) {
+        self.turns += 1;
+        self.body_bytes += turn.body.len() as u64;
+    }
+}
+
+/// A pool of random text that bodies and values are slices of, so that making a turn costs a few
+/// random numbers and no copy: the figures are the arms', not the generator's.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    pool: &'static str,
+}
+
+const POOL_BYTES: usize = 1 << 20;
+const BODY_BYTES_MIN: usize = 160;
+const BODY_BYTES_MAX: usize = 224;
+const VALUE_BYTES: usize = 48;
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .";
+const KEYS: [&str; 8] =
+    ["goal", "plan", "cursor", "mood", "budget", "summary", "last_tool", "last_error"];
+const ROLES: [&str; 3] = ["user", "assistant", "tool"];
+/// 2020-01-01 and 2030-01-01 in milliseconds since 1970.
+const TIMESTAMPS_MS: std::ops::Range<i64> = 1_577_836_800_000..1_893_456_000_000;
+
+impl Texts {
+    /// Makes the pool of `seed`. It lives until the process ends, which is when it is last used.
+    pub(crate) fn leak(seed: u64) -> &'static Self {
+        let mut generator = ChaCha8Rng::seed_from_u64(seed);
+        let pool: String = (0..POOL_BYTES)
+            .map(|_| char::from(ALPHABET[generator.random_range(0..ALPHABET.len())]))
+            .collect();
+        Box::leak(Box::new(Self { pool: pool.leak() }))
+    }
+
+    fn slice(&self, start: usize, len: usize) -> &'static str {
+        &self.pool[start..start + len]
+    }
+}
+
+/// The turns of one client, a function of the seed and the client's number.
+#[derive(Debug)]
+pub(crate) struct TurnSource {
+    texts: &'static Texts,
+    generator: ChaCha8Rng,
+}
+
+impl TurnSource {
+    pub(crate) fn new(texts: &'static Texts, seed: u64, client: u32) -> Self {
+        let mut generator = ChaCha8Rng::seed_from_u64(seed);
+        generator.set_stream(1 + u64::from(client));
+        Self { texts, generator }
+    }
+
+    pub(crate) fn next_turn(&mut self) -> Turn {
+        let generator = &mut self.generator;
+        let body_bytes = generator.random_range(BODY_BYTES_MIN..=BODY_BYTES_MAX);
+        let body_start = generator.random_range(0..POOL_BYTES - BODY_BYTES_MAX);
+        let value_start = generator.random_range(0..POOL_BYTES - VALUE_BYTES);
+        Turn {
+            role: ROLES[generator.random_range(0..ROLES.len())],
+            body: self.texts.slice(body_start, body_bytes),
+            timestamp_ms: generator.random_range(TIMESTAMPS_MS),
+            key: KEYS[generator.random_range(0..KEYS.len())],
+            value: self.texts.slice(value_start, VALUE_BYTES).as_bytes(),
+        }
+    }
+
+    /// A number below `bound`, each as likely.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.generator.random_range(0..bound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_every_facet_once() {
+        for (facets, clients) in [(1, 2), (7, 2), (1000, 3), (5, 5), (2, 8)] {
+            let mut seen = vec![0; facets as usize];
+            for client in 0..clients {
+                let share = Share { client, clients, facets };
+                for ordinal in 0..share.len() {
+                    let facet = share.facet(ordinal);
+                    assert_eq!(share.ordinal(facet), ordinal);
+                    seen[facet.0 as usize] += 1;
+                }
+            }
+            assert!(seen.iter().all(|&count| count == 1), "{facets} facets, {clients} clients");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_turns_and_clients_differ() {
+        let describe = |seed, client| {
+            let mut source = TurnSource::new(Texts::leak(seed), seed, client);
+            (0..5).map(|_| format!("{:?}", source.next_turn())).collect::<Vec<_>>()
+        };
+        assert_eq!(describe(7, 0), describe(7, 0));
+        assert_ne!(describe(7, 0), describe(7, 1));
+        assert_ne!(describe(7, 0), describe(8, 0));
+    }
+
+    #[test]
+    fn bodies_are_about_192_bytes() {
+        let mut source = TurnSource::new(Texts::leak(3), 3, 0);
+        let mut tally = Tally::default();
+        for _ in 0..10_000 {
+            tally.add(&source.next_turn());
+        }
+        let mean = tally.body_bytes / tally.turns;
+        assert!((189..=195).contains(&mean), "{mean}");
+    }
+}

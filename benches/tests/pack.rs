@@ -1,0 +1,180 @@
+//! The benchmark program as its users run it, small.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+const ARMS: [&str; 6] = [
+    "lapidary",
+    "lapidary-vfs",
+    "sqlite-wal-full",
+    "sqlite-wal-normal",
+    "sqlite-memory-off",
+    "sqlite-inmem",
+];
+
+fn pack(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pack"))
+        .current_dir(directory)
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `pack`, expects success, and returns the figures by arm.
+fn figures(directory: &Path, arguments: &[&str]) -> (Value, BTreeMap<String, Value>) {
+    let mut arguments = arguments.to_vec();
+    arguments.extend(["--json", "result.json", "--store", "work"]);
+    let output = pack(directory, &arguments);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert_eq!(stderr, "", "nothing but figures when no terminal looks on");
+    let left = std::fs::read_dir(directory.join("work")).unwrap().count();
+    assert_eq!(left, 0, "the working directory is cleaned");
+    let json = std::fs::read_to_string(directory.join("result.json")).unwrap();
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let arms = report["arms"].as_array().unwrap();
+    let by_name =
+        arms.iter().map(|arm| (arm["arm"].as_str().unwrap().to_owned(), arm.clone())).collect();
+    (report, by_name)
+}
+
+fn number(arm: &Value, key: &str) -> f64 {
+    arm[key].as_f64().unwrap_or_else(|| panic!("{key} of {arm}"))
+}
+
+#[test]
+fn every_arm_has_every_figure_and_finds_its_turns_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (report, arms) = figures(directory.path(), &["--facets", "40", "--seconds", "0.2"]);
+    let order = report["arms"].as_array().unwrap().iter().map(|arm| arm["arm"].as_str().unwrap());
+    assert_eq!(order.collect::<Vec<_>>(), ARMS);
+    assert_eq!(report["failed"], Value::Array(Vec::new()));
+    assert_eq!(report["workload"]["facets"], 40);
+    assert!(report["machine"]["sqlite"].as_str().unwrap().starts_with("3."));
+    for (name, arm) in &arms {
+        assert_eq!(arm["facets"], 40);
+        for key in ["create_per_s", "turns_per_s", "reads_per_s", "cpu_us_per_turn"] {
+            assert!(number(arm, key) > 0.0, "{name}: {key}");
+        }
+        assert!(number(&arm["turn_us"], "p99") >= number(&arm["turn_us"], "p50"), "{name}");
+        assert!(number(arm, "turns_verified") >= number(arm, "turns"), "{name}");
+        assert_eq!(arm["connections_open"], 40, "{name}");
+        let stored = name != "sqlite-inmem";
+        assert_eq!(arm["cold_open_us"].is_object(), stored, "{name}");
+        assert_eq!(number(arm, "disk_kib_per_facet") > 0.0, stored, "{name}");
+        assert_eq!(number(arm, "written_bytes_per_turn") > 0.0, stored, "{name}");
+        assert_eq!(arm["store_open_ms"].is_number(), name.starts_with("lapidary"), "{name}");
+    }
+    // Files need descriptors for each database, a store does not.
+    assert!(number(&arms["sqlite-wal-full"], "descriptors_per_facet") > 2.9);
+}
+
+#[test]
+fn facets_can_start_as_copies_of_a_database_in_wal_mode_with_small_pages() {
+    let directory = tempfile::tempdir().unwrap();
+    let shop = Connection::open(directory.path().join("shop.sqlite")).unwrap();
+    shop.execute_batch(
+        "PRAGMA page_size=1024; PRAGMA journal_mode=WAL;
+         CREATE TABLE goods(id INTEGER PRIMARY KEY, name TEXT); CREATE INDEX by_name ON goods(name);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+         INSERT INTO goods(name) SELECT 'thing ' || i FROM n;",
+    )
+    .unwrap();
+    // The connection stays open: the rows are still in the -wal file.
+    let (report, arms) = figures(
+        directory.path(),
+        &["--facets", "12", "--seconds", "0.2", "--template", "shop.sqlite"],
+    );
+    drop(shop);
+    assert_eq!(report["workload"]["template"]["page_bytes"], 1024);
+    let bytes = report["workload"]["template"]["bytes"].as_f64().unwrap();
+    assert!(bytes > 50_000.0);
+    assert_eq!(arms.len(), ARMS.len());
+    for (name, arm) in &arms {
+        assert!(number(arm, "turns_verified") > 0.0, "{name}");
+    }
+    for files in ["sqlite-wal-full", "sqlite-memory-off"] {
+        assert!(number(&arms[files], "disk_closed_kib_per_facet") * 1024.0 >= bytes, "{files}");
+    }
+}
+
+#[test]
+fn a_low_descriptor_limit_bounds_the_files_and_not_the_facets() {
+    let directory = tempfile::tempdir().unwrap();
+    let (report, arms) = figures(
+        directory.path(),
+        &[
+            "--facets",
+            "100",
+            "--seconds",
+            "0.2",
+            "--descriptors",
+            "124",
+            "--arms",
+            "lapidary,lapidary-vfs,sqlite-wal-full",
+        ],
+    );
+    assert_eq!(report["machine"]["descriptor_limit"], 124);
+    // 64 are kept in reserve, a connection in WAL mode takes three.
+    assert!(number(&arms["sqlite-wal-full"], "connections_open") <= 20.0);
+    assert_eq!(arms["lapidary"]["connections_open"], 100);
+    assert_eq!(arms["lapidary-vfs"]["connections_open"], 100);
+}
+
+#[test]
+fn one_patient_caller_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, arms) = figures(
+        directory.path(),
+        &["--facets", "5", "--seconds", "0.2", "--arms", "lapidary", "--in-flight", "1"],
+    );
+    assert!(number(&arms["lapidary"], "turns") > 0.0);
+}
+
+#[test]
+fn a_template_that_is_no_database_is_named_and_nothing_is_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("notes.txt"), "not a database").unwrap();
+    let output = pack(directory.path(), &["--template", "notes.txt", "--store", "work"]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("notes.txt is not a SQLite database"), "{complaint}");
+    assert_eq!(std::fs::read_dir(directory.path().join("work")).unwrap().count(), 0);
+}
+
+#[test]
+fn kept_files_are_real_databases() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = pack(
+        directory.path(),
+        &[
+            "--facets",
+            "3",
+            "--seconds",
+            "0.1",
+            "--arms",
+            "sqlite-memory-off",
+            "--store",
+            "work",
+            "--keep",
+        ],
+    );
+    let stderr = text(&output.stderr);
+    let kept = stderr.trim().strip_prefix("kept: ").unwrap_or_else(|| panic!("{stderr}"));
+    let file = directory.path().join(kept).join("sqlite-memory-off/agent-0000002.sqlite");
+    let turns: i64 = Connection::open(file)
+        .unwrap()
+        .query_row("SELECT count(*) FROM messages", [], |row| row.get(0))
+        .unwrap();
+    assert!(turns > 0);
+}
