@@ -1,0 +1,49 @@
+# The same commands as CI: `.ci/run` holds them, each recipe here is one of its steps.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Every step, as CI does.
+ci:
+    .ci/run
+
+# Formatting, checked.
+fmt-check:
+    .ci/run fmt
+
+# Formatting, done.
+fmt:
+    cargo fmt --all
+
+# Lints, warnings refused.
+clippy:
+    .ci/run clippy
+
+# Documentation, warnings refused.
+doc:
+    .ci/run doc
+
+# All tests.
+test:
+    .ci/run test
+
+# The runnable examples.
+examples:
+    .ci/run examples
+
+# The simulation with fresh seeds, more of them than CI has time for.
+simulation SEEDS="200":
+    LAPIDARY_SIM_SEEDS={{SEEDS}} .ci/run simulation
+
+# Licences, duplicates and sources of dependencies.
+deny:
+    .ci/run deny
+
+# The packing benchmark, for instance `just pack --facets 1000 --seconds 5`.
+pack *ARGUMENTS:
+    cargo run --release --bin pack -- {{ARGUMENTS}}
+
+# One fuzz target for so many seconds (needs cargo-fuzz and a nightly toolchain).
+fuzz TARGET SECONDS="60":
+    cd fuzz && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
