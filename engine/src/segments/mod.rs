@@ -302,16 +302,19 @@ impl Segments {
 
     /// Makes a segment ahead of need if few are ready; says whether it did.
     pub(crate) fn fill_ahead(&self, now_ns: u64) -> Result<bool> {
+        let rest_ns = now_ns.saturating_sub(self.made_ahead_ns.load(Ordering::Relaxed));
+        let is_busy = rest_ns < FILL_INTERVAL_NS;
         let is_done = |table: &Table| {
             let wanted = self.size_wanted(table);
-            // One in reserve, and two for what comes next, one of the size the store has grown to.
-            table.ready.len() >= 3 && table.ready.values().any(|ready| ready.size >= wanted)
+            let large = table.ready.values().filter(|ready| ready.size >= wanted).count();
+            // One in reserve, and two for what comes next, of the size the store has grown to; a
+            // busy log has taken them before the next ones are made, so it needs more.
+            table.ready.len() >= 3 && large >= if is_busy { 3 } else { 1 }
         };
         if is_done(&self.table()) {
             return Ok(false);
         }
-        let rest_ns = now_ns.saturating_sub(self.made_ahead_ns.load(Ordering::Relaxed));
-        let how = if rest_ns < FILL_INTERVAL_NS { Make::Reserved } else { Make::Filled };
+        let how = if is_busy { Make::Reserved } else { Make::Filled };
         self.make(0, how, is_done)?;
         self.made_ahead_ns.store(now_ns, Ordering::Relaxed);
         Ok(true)
