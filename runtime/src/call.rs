@@ -5,6 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
@@ -74,10 +75,11 @@ impl Target {
     /// Why no reply will come.
     fn gone(&self) -> HostError {
         let facet = self.facet.clone();
-        if self.host.is_closed() {
-            HostError::Closed { facet }
-        } else {
+        // A core that was lost did not run to the end of its mailbox, whatever came afterwards.
+        if self.host.lost[self.core].load(Ordering::Acquire) || !self.host.is_closed() {
             HostError::CoreLost { facet, core: self.core }
+        } else {
+            HostError::Closed { facet }
         }
     }
 

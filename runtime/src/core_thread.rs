@@ -6,9 +6,11 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 use lapidary_engine::{FacetName, Store, Ticket};
 use lapidary_vfs::Gate;
@@ -35,8 +37,23 @@ pub(crate) fn is_current() -> bool {
 /// Calls served before waiting futures are told of room.
 const BATCH_CALLS_MAX: usize = 256;
 
+/// Tells that a core has ended on a panic.
+struct LostOnPanic {
+    shared: Arc<Shared>,
+    core: usize,
+}
+
+impl Drop for LostOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.shared.lost[self.core].store(true, Ordering::Release);
+        }
+    }
+}
+
 /// What a task works with.
 pub(crate) struct Core {
+    number: usize,
     pub(crate) shared: Arc<Shared>,
     writers: Writers,
     gate: Gate,
@@ -50,12 +67,15 @@ impl Core {
         let gate = shared.registration.gate(number);
         let writers =
             Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
-        Self { writers, gate, output: OutputGate::new(Arc::clone(&shared.store)), shared, counters }
+        let output = OutputGate::new(Arc::clone(&shared.store));
+        Self { number, writers, gate, output, shared, counters }
     }
 
-    /// Serves `inbox` until it is told to stop, then what is in it, then waits for the disk.
+    /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
     pub(crate) fn run(mut self, inbox: Inbox) {
         IS_CORE.set(true);
+        // Dropped before `self` and `inbox`, so before those who wait for replies are told.
+        let _lost = LostOnPanic { shared: Arc::clone(&self.shared), core: self.number };
         let mut event = inbox.next();
         let mut batch_calls = 0;
         loop {
@@ -75,7 +95,13 @@ impl Core {
                 batch_calls = 0;
                 inbox.wake_waiting();
             }
-            event = next.unwrap_or_else(|| inbox.next());
+            event = match next {
+                Some(event) => event,
+                // What was sent before the host was closed is in the mailbox by now, and served
+                // below.
+                None if self.shared.is_closed() => break,
+                None => inbox.next(),
+            };
         }
         while let Some(Event::Task(task)) = inbox.try_next() {
             self.serve(task);
@@ -88,7 +114,13 @@ impl Core {
     }
 
     fn serve(&mut self, mut task: Box<dyn Task>) {
-        let ticket = task.run(self);
+        let ran = panic::catch_unwind(AssertUnwindSafe(|| task.run(self)));
+        let ticket = ran.unwrap_or_else(|panic| {
+            // A defect here: what the core was about to do is not known. The flag goes up before
+            // the task is dropped, which tells its caller.
+            self.shared.lost[self.number].store(true, Ordering::Release);
+            panic::resume_unwind(panic)
+        });
         add(&self.counters.calls, 1);
         let was_well = !self.output.has_failed();
         self.output.push(ticket, task);
@@ -126,7 +158,8 @@ impl Core {
         }
         let writer = match self.writers.get(name) {
             Ok(writer) => writer,
-            Err(error) => return (Err(error.within(name)), Ticket::DURABLE),
+            // The error may tell of anything, such as damage done by a commit before it.
+            Err(error) => return (Err(error.within(name)), self.shared.store.current_ticket()),
         };
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| body(writer)));
         let mut keep = true;
@@ -134,7 +167,7 @@ impl Core {
             // What it left half done is gone with the connection.
             keep = false;
             add(&self.counters.panics, 1);
-            Err(HostError::Panicked { facet: name.clone(), message: message(&*panic) })
+            Err(HostError::Panicked { facet: name.clone(), message: message(panic) })
         });
         if !writer.is_autocommit() {
             if writer.prepare_cached("ROLLBACK").and_then(|mut s| s.execute(())).is_err() {
@@ -172,16 +205,24 @@ impl Core {
             self.writers.close_subtree(root);
             self.shared.readers.close_subtree(root);
         }
-        let outcome = body(&self.shared.store);
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| body(&self.shared.store)));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            add(&self.counters.panics, 1);
+            let facet = closing.first().map(|&name| name.clone());
+            Err(HostError::Defect { facet, message: message(panic) })
+        });
         (outcome, self.shared.store.current_ticket())
     }
 }
 
 /// What a panic said.
-fn message(panic: &(dyn Any + Send)) -> String {
-    panic
+fn message(panic: Box<dyn Any + Send>) -> String {
+    let message = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "(no message)".to_owned())
+        .unwrap_or_else(|| "(no message)".to_owned());
+    // Its destructor is the closure's code, and could panic in turn.
+    mem::forget(panic);
+    message
 }

@@ -75,6 +75,17 @@ pub enum HostError {
         /// What the panic said.
         message: String,
     },
+    /// A change of the catalog, or a question about it, ran into a defect of the library.
+    #[error(
+        "{}internal error, please report it: {message}; the outcome of this call is unknown: shut \
+         the host down and open it again", In(.facet.as_ref())
+    )]
+    Defect {
+        /// The facet named by the call, if any.
+        facet: Option<FacetName>,
+        /// What the panic said.
+        message: String,
+    },
     /// SQL inside [`FacetHandle::transaction`](crate::FacetHandle::transaction) ended the
     /// transaction itself.
     #[error(
@@ -211,7 +222,9 @@ impl HostError {
             | Self::Forked { .. }
             | Self::InvalidSetting { .. } => HostErrorKind::InvalidInput,
             Self::Aborted { .. } | Self::Panicked { .. } => HostErrorKind::Aborted,
-            Self::NotDurable { .. } | Self::CoreLost { .. } => HostErrorKind::Reopen,
+            Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
+                HostErrorKind::Reopen
+            }
             Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
             Self::Closed { .. } => HostErrorKind::Closed,
             Self::Spawn { .. } => HostErrorKind::Io,

@@ -159,7 +159,11 @@ impl FacetHandle {
     }
 
     /// Runs `body` on the writer connection outside a transaction, for what cannot run in one, such
-    /// as `PRAGMA` and `VACUUM`. A transaction it leaves open is rolled back, with an error.
+    /// as `PRAGMA`. A transaction it leaves open is rolled back, with an error.
+    ///
+    /// `ATTACH` is refused on a host's connections, since it would reach a facet past the core in
+    /// charge; so is `VACUUM`, which attaches a database to copy to. `PRAGMA incremental_vacuum`
+    /// works.
     pub fn run<T, F>(&self, body: F) -> Call<T>
     where
         T: Send + 'static,

@@ -133,6 +133,7 @@ impl Host {
             process_setup,
             process_id: AtomicU32::new(std::process::id()),
             closed: AtomicBool::new(false),
+            lost: (0..cores).map(|_| AtomicBool::new(false)).collect(),
         });
         let threads = start_cores(&shared, inboxes, &config)?;
         tracing::info!(store = %shared.store.describe(), cores, vfs = %vfs_name, "host open");
@@ -348,8 +349,8 @@ fn start_cores(shared: &Arc<Shared>, inboxes: Vec<Inbox>, config: &HostConfig) -
             Ok(handle) => handles.push(handle),
             Err(source) => {
                 // Those that were started would wait for calls for ever.
-                for (mailbox, handle) in shared.mailboxes.iter().zip(handles) {
-                    mailbox.stop(Instant::now() + config.shutdown_timeout);
+                shared.close();
+                for handle in handles {
                     let _ = handle.join();
                 }
                 return Err(HostError::Spawn { core: number, source });
@@ -378,15 +379,11 @@ fn pin(number: usize, processor: Option<CoreId>, counters: &CoreCounters) {
 fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<()> {
     // The order of the steps matters.
     // 1. No new calls; those that are sent still run.
-    shared.closed.store(true, Ordering::Release);
+    shared.close();
     let deadline = Instant::now() + config.shutdown_timeout;
-    // 2. Each core empties its mailbox, waits for the disk, and closes its connections.
+    // 2. Each core empties its mailbox, waits for the disk, and closes its connections, if need be
+    //    after the deadline.
     let mut busy: Vec<usize> = (0..shared.mailboxes.len()).collect();
-    for mailbox in &shared.mailboxes {
-        if !mailbox.stop(deadline) {
-            break;
-        }
-    }
     while !busy.is_empty() {
         match threads.ended.recv_deadline(deadline) {
             Ok(ended) => busy.retain(|core| *core != ended),
@@ -453,5 +450,42 @@ mod tests {
         shared.process_id.store(process_id, Ordering::Relaxed);
         go.send(()).unwrap();
         facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+    }
+
+    fn in_memory() -> Host {
+        let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+        let config = HostConfig::new().cores(NonZeroUsize::MIN).pin_cores(false);
+        Host::open_in(environment, config).unwrap()
+    }
+
+    #[test]
+    fn a_core_that_died_is_told_of_even_after_shutdown() {
+        let host = in_memory();
+        let target = Target::new(&host.shared, 0, None);
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let dying = target.call::<(), _>(move |_| {
+            let _ = wait.recv();
+            panic!("a defect")
+        });
+        let behind = host.facet("a").unwrap().execute("CREATE TABLE t(n)", ());
+        host.shared.close();
+        go.send(()).unwrap();
+        for error in [dying.wait().unwrap_err(), behind.wait().unwrap_err()] {
+            assert!(matches!(error, HostError::CoreLost { core: 0, .. }), "{error}");
+        }
+        let error = host.shutdown().unwrap_err();
+        assert!(matches!(error, HostError::CoreLost { core: 0, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_core_outlives_a_panic_in_the_catalog() {
+        let host = in_memory();
+        let target = Target::new(&host.shared, 0, None);
+        let call = target.call(|core: &mut Core| core.on_catalog::<()>(&[], |_| panic!("why")));
+        let error = call.wait().unwrap_err();
+        assert_eq!(error.kind(), HostErrorKind::Reopen);
+        assert!(error.to_string().contains("why"), "{error}");
+        host.facet("a").unwrap().execute("CREATE TABLE t(n)", ()).wait().unwrap();
+        host.shutdown().unwrap();
     }
 }

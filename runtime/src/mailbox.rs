@@ -16,43 +16,47 @@
 //!    full, it holds messages that the core has yet to receive, and the list is looked at after
 //!    that. The lock of the list orders the two: had the core looked at the list before the waker
 //!    was there, the room it had made before would be visible to the second try.
-//! 4. *End.* The core drops its receiver, then wakes the list: the try of a future that was on the
-//!    list, or comes later, finds the channel closed.
+//! 4. *Closing.* The host is marked closed, then the token is put. The core takes the token, and
+//!    whenever it finds no message it asks whether the host is closed: as in 2, the asking sees it.
+//!    A full mailbox does not matter, since no room in it is needed.
+//! 5. *End.* The core marks its mailbox ended, drops what is in it unrun, which the callers learn
+//!    from the closed reply channel, then wakes the list. A sender looks at the mark before and
+//!    after it sends: if the core's emptying missed its message, it finds the mark, and drops what
+//!    is there itself.
 
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
 
-use crossbeam_channel::{
-    Receiver, SendTimeoutError, Sender, TryRecvError, TrySendError, bounded, select,
-};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
 
 use crate::task::Task;
 
-enum Message {
-    Task(Box<dyn Task>),
-    Stop,
-}
-
 /// The callers' side.
 pub(crate) struct Mailbox {
-    calls: Sender<Message>,
+    calls: Sender<Box<dyn Task>>,
+    /// For calls that came too late: a channel keeps its messages when its receiver is dropped.
+    leftover: Receiver<Box<dyn Task>>,
+    signal: DurableSignal,
     room: Arc<Room>,
 }
 
 /// The core's side.
 pub(crate) struct Inbox {
-    calls: Option<Receiver<Message>>,
+    calls: Receiver<Box<dyn Task>>,
     durable: Receiver<()>,
     room: Arc<Room>,
 }
 
 /// Puts a core's token.
+#[derive(Clone)]
 pub(crate) struct DurableSignal(Sender<()>);
 
 #[derive(Default)]
 struct Room {
     waiting: Mutex<Vec<Waker>>,
+    has_ended: AtomicBool,
 }
 
 /// Why a task did not enter.
@@ -66,7 +70,7 @@ pub(crate) enum Event {
     Task(Box<dyn Task>),
     /// The token was taken.
     Durable,
-    /// No more calls are to be taken than those that are there.
+    /// Nobody can send a call any more.
     Stop,
 }
 
@@ -75,10 +79,16 @@ pub(crate) fn mailbox(calls_max: usize) -> (Mailbox, Inbox, DurableSignal) {
     let (calls, calls_out) = bounded(calls_max);
     let (token, token_out) = bounded(1);
     let room = Arc::<Room>::default();
+    let signal = DurableSignal(token);
     (
-        Mailbox { calls, room: Arc::clone(&room) },
-        Inbox { calls: Some(calls_out), durable: token_out, room },
-        DurableSignal(token),
+        Mailbox {
+            calls,
+            leftover: calls_out.clone(),
+            signal: signal.clone(),
+            room: Arc::clone(&room),
+        },
+        Inbox { calls: calls_out, durable: token_out, room },
+        signal,
     )
 }
 
@@ -95,12 +105,18 @@ impl Mailbox {
     }
 
     pub(crate) fn try_enter(&self, task: Box<dyn Task>) -> Result<(), Refused> {
-        match self.calls.try_send(Message::Task(task)) {
+        if self.room.has_ended() {
+            return Err(Refused::Closed);
+        }
+        let entered = self.calls.try_send(task);
+        if self.room.has_ended() {
+            discard(&self.leftover);
+            return Err(Refused::Closed);
+        }
+        match entered {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(Message::Task(task))) => Err(Refused::Full(task)),
-            Err(TrySendError::Full(Message::Stop) | TrySendError::Disconnected(_)) => {
-                Err(Refused::Closed)
-            }
+            Err(TrySendError::Full(task)) => Err(Refused::Full(task)),
+            Err(TrySendError::Disconnected(_)) => Err(Refused::Closed),
         }
     }
 
@@ -123,32 +139,28 @@ impl Mailbox {
         }
     }
 
-    /// Asks the core to end; `false` if there was no room by `deadline`.
-    pub(crate) fn stop(&self, deadline: Instant) -> bool {
-        match self.calls.send_deadline(Message::Stop, deadline) {
-            Ok(()) | Err(SendTimeoutError::Disconnected(_)) => true,
-            Err(SendTimeoutError::Timeout(_)) => false,
-        }
+    /// Has the core look around, though nothing was sent.
+    pub(crate) fn wake(&self) {
+        self.signal.put();
     }
 }
 
 impl Inbox {
     /// The next call, if one waits.
     pub(crate) fn try_next(&self) -> Option<Event> {
-        match self.calls.as_ref()?.try_recv() {
-            Ok(Message::Task(task)) => Some(Event::Task(task)),
-            Ok(Message::Stop) | Err(TryRecvError::Disconnected) => Some(Event::Stop),
+        match self.calls.try_recv() {
+            Ok(task) => Some(Event::Task(task)),
+            Err(TryRecvError::Disconnected) => Some(Event::Stop),
             Err(TryRecvError::Empty) => None,
         }
     }
 
     /// Sleeps until there is something to do.
     pub(crate) fn next(&self) -> Event {
-        let Some(calls) = &self.calls else { return Event::Stop };
         select! {
-            recv(calls) -> message => match message {
-                Ok(Message::Task(task)) => Event::Task(task),
-                Ok(Message::Stop) | Err(_) => Event::Stop,
+            recv(self.calls) -> message => match message {
+                Ok(task) => Event::Task(task),
+                Err(_) => Event::Stop,
             },
             recv(self.durable) -> _ => Event::Durable,
         }
@@ -168,14 +180,30 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        // The order matters, see 4 above. Calls left in the channel are dropped unrun, which their
-        // callers learn from the closed reply channel.
-        self.calls = None;
+        // The order matters, see 5 above.
+        self.room.has_ended.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        discard(&self.calls);
         self.wake_waiting();
     }
 }
 
+/// Drops the calls left in `calls`. Their closures' destructors may panic.
+fn discard(calls: &Receiver<Box<dyn Task>>) {
+    while let Ok(task) = calls.try_recv() {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(task))) {
+            std::mem::forget(panic);
+            tracing::error!("the destructor of a call that was not run panicked");
+        }
+    }
+}
+
 impl Room {
+    fn has_ended(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.has_ended.load(Ordering::SeqCst)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

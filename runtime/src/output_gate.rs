@@ -139,7 +139,9 @@ impl OutputGate {
 /// A caller's waker, or a discarded result's destructor, may panic: the core must outlive it.
 fn reply(task: Box<dyn Task>, lost: Option<&String>) {
     let lost = lost.map(String::as_str);
-    if panic::catch_unwind(AssertUnwindSafe(|| task.release(lost))).is_err() {
+    if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| task.release(lost))) {
+        // What it carries has a destructor of the caller's as well.
+        std::mem::forget(panic);
         tracing::error!("a waker or the destructor of a result panicked while a reply was sent");
     }
 }

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashlink::LruCache;
 use lapidary_engine::{Error, Facet, FacetName, Store};
-use rusqlite::{Connection, OpenFlags};
+use lapidary_vfs::finalize_forgotten;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags, TransactionState};
 
 use crate::error::{HostError, Result};
 
@@ -42,6 +44,21 @@ impl Reader {
     fn serves(&self, name: &FacetName) -> bool {
         !self.facet.is_deleted() && self.facet.name() == *name
     }
+
+    /// Whether the next transaction takes a snapshot of its own. A statement that was forgotten
+    /// half-way holds on to its snapshot, though there is no transaction in SQLite's eyes.
+    fn is_at_rest(&self) -> bool {
+        let state = self.connection.transaction_state(None::<&str>);
+        self.connection.is_autocommit()
+            && matches!(state, Ok(TransactionState::None))
+            && !self.connection.is_busy()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        finalize_forgotten(&mut self.connection);
+    }
 }
 
 impl Readers {
@@ -70,16 +87,28 @@ impl Readers {
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         let reader = match self.take(name) {
-            Some(reader) => reader,
-            None => self.open(name).map_err(|error| error.within(name).or_stopped(&self.store))?,
+            Some(reader) => Ok(reader),
+            None => self.open(name),
         };
+        let reader = reader
+            .and_then(|reader| self.await_name(reader))
+            .map_err(|error| error.within(name).or_stopped(&self.store))?;
         let outcome = in_snapshot(&reader.connection, body);
         let unusable = matches!(&outcome, Err(error) if error.is_store_failure());
         let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.store));
-        if !unusable && reader.connection.is_autocommit() {
+        if !unusable && reader.is_at_rest() {
             self.put(name, reader);
         }
         outcome
+    }
+
+    /// Waits until the name that the facet was found by is durably its own.
+    fn await_name(&self, reader: Reader) -> Result<Reader> {
+        let named = reader.facet.name_ticket();
+        if !self.store.is_durable(named)? {
+            self.store.wait_durable(named)?;
+        }
+        Ok(reader)
     }
 
     pub(crate) fn idle(&self) -> usize {
@@ -178,6 +207,7 @@ impl Readers {
             | OpenFlags::SQLITE_OPEN_URI;
         let connection =
             Connection::open_with_flags_and_vfs(uri(name), flags, self.vfs_name.as_str())?;
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         Ok(Reader { connection, facet })
     }

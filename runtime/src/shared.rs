@@ -25,11 +25,21 @@ pub(crate) struct Shared {
     /// Never changes outside tests.
     pub(crate) process_id: AtomicU32,
     pub(crate) closed: AtomicBool,
+    /// Which cores have ended on a panic.
+    pub(crate) lost: Box<[AtomicBool]>,
 }
 
 impl Shared {
+    /// Refuses new calls and has each core end when it has run those that are there.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        for mailbox in &self.mailboxes {
+            mailbox.wake();
+        }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Refuses what comes after shutdown or from a forked child.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hashlink::LruCache;
 use lapidary_engine::{Error, Facet, FacetName, Ticket};
-use lapidary_vfs::Gate;
+use lapidary_vfs::{Gate, finalize_forgotten};
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
@@ -42,6 +43,17 @@ impl Writer {
         self.observed = self.observed.max(latest);
         if latest == own {
             self.version = latest;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // One left over would keep the connection open, and with it the facet's lock.
+        let forgotten = finalize_forgotten(&mut self.connection);
+        if forgotten > 0 {
+            let facet = self.facet.name();
+            tracing::warn!(%facet, forgotten, "a closure has forgotten statements; now closed");
         }
     }
 }
@@ -108,17 +120,10 @@ impl Writers {
     fn open_writer(&self, name: &FacetName) -> Result<Writer> {
         let store = &self.shared.store;
         let renamed = self.shared.names.for_open();
-        let (facet, created) = match store.open_facet(name) {
-            Err(Error::FacetNotFound { .. }) => match store.create_facet(name) {
-                // A plain connection was faster.
-                Err(Error::FacetExists { .. }) => (store.open_facet(name)?, false),
-                created => (created?, true),
-            },
-            found => (found?, false),
-        };
-        // An empty facet under a name that was there before tells of its deletion or renaming, so
-        // the first reply waits for all that precedes the creation.
-        let told = if created { store.current_ticket() } else { *renamed };
+        let facet = store.open_or_create_facet(name)?;
+        // A facet found under its name tells of how it came by it; an empty one under a name that
+        // was there before, of that one's deletion or renaming, which precedes the creation.
+        let told = facet.name_ticket().max(*renamed);
         drop(renamed);
 
         // Asked for before the connection takes its snapshot (the setup does), which may then be
@@ -127,6 +132,8 @@ impl Writers {
         let version = facet.latest_ticket();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = self.gate.open(name, flags)?;
+        // A second facet would be written past its own core, and a file past the store.
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         connection.execute_batch(&self.setup)?;
         Ok(Writer { connection, facet, version, observed: told.max(version) })

@@ -277,3 +277,31 @@ fn plain_connections_work_beside_the_host() {
     let n: i64 = plain.query_row("SELECT n FROM t", (), |row| row.get(0)).unwrap();
     assert_eq!(n, 42);
 }
+
+#[test]
+fn after_a_shutdown_that_gave_up_every_core_ends_once_it_can() {
+    let memory = MemoryIo::new();
+    let settings = config(2).mailbox_calls_max(1).shutdown_timeout(Duration::from_millis(50));
+    let host = host_on(&memory, settings);
+    let facets: Vec<_> = (0..20).map(|n| host.facet(format!("f{n}")).unwrap()).collect();
+    let facet = facets.iter().find(|facet| facet.core() == 0).unwrap();
+    let (go, wait) = channel::<()>();
+    let (began, has_begun) = channel();
+    let stuck = facet.run(move |_| {
+        began.send(()).unwrap();
+        let _ = wait.recv();
+        Ok(())
+    });
+    has_begun.recv().unwrap();
+    // Fills the mailbox.
+    let waiting = facet.execute("CREATE TABLE t(n)", ());
+    let error = host.shutdown().unwrap_err();
+    let HostError::ShutdownTimeout { cores, .. } = &error else { panic!("{error}") };
+    assert_eq!(*cores, [0], "the other has ended");
+    go.send(()).unwrap();
+    stuck.wait().unwrap();
+    waiting.wait().unwrap();
+    let store = Arc::downgrade(host.store());
+    drop((facets, host));
+    await_that("nothing holds the store", || store.upgrade().is_none());
+}

@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -211,4 +212,76 @@ fn an_idle_host_learns_of_a_failure_with_its_next_call() {
     assert_eq!(error.kind(), HostErrorKind::Reopen, "{error}");
     let error = b.execute("INSERT INTO t VALUES (1)", ()).wait().unwrap_err();
     assert_eq!(error.kind(), HostErrorKind::Reopen, "{error}");
+}
+
+#[test]
+fn a_renaming_is_told_of_by_every_connection_when_it_is_durable() {
+    let (host, switch, a, b, _, _release) = prepared(1);
+    switch.hold();
+    let renaming = host.rename("a", "moved");
+    let moved = host.facet("moved").unwrap();
+    switch.await_sync();
+    await_that("renamed", || host.store().facet_exists(moved.name()));
+    // Opened, closed by the panic, and opened again.
+    let closing = moved.run::<(), _>(|_| panic!("closes the writer"));
+    let mut reads = [moved.query("SELECT n FROM t", (), |row| row.get::<_, i64>(0))];
+    let (read_tell, read_told) = channel();
+    thread::spawn({
+        let moved = moved.clone();
+        move || read_tell.send(count(&moved))
+    });
+    let (plain_tell, plain_told) = channel();
+    let uri = format!("file:moved?vfs={}", host.vfs_name());
+    thread::spawn(move || {
+        let plain = lapidary::rusqlite::Connection::open(uri).unwrap();
+        plain_tell.send(plain.query_row("SELECT n FROM t", (), |row| row.get::<_, i64>(0)))
+    });
+    assert_held(&mut reads);
+    assert!(read_told.try_recv().is_err(), "a reader told of it early");
+    assert!(plain_told.try_recv().is_err(), "a plain connection told of it early");
+    assert_eq!(count(&b), 1, "names that are durable are served meanwhile");
+    switch.release();
+    renaming.wait().unwrap();
+    closing.wait().unwrap_err();
+    let [read] = reads;
+    assert_eq!(read.wait().unwrap(), [0]);
+    assert_eq!(read_told.recv_timeout(common::PATIENCE).unwrap(), 1);
+    assert_eq!(plain_told.recv_timeout(common::PATIENCE).unwrap().unwrap(), 0);
+    assert_eq!(a.read(|_| Ok(())).unwrap_err().kind(), HostErrorKind::NotFound);
+}
+
+#[test]
+fn an_empty_facet_in_place_of_a_deleted_one_is_held_after_its_connection_was_opened_anew() {
+    let (host, switch, a, _, _, _release) = prepared(1);
+    switch.hold();
+    let deletion = host.delete("a");
+    switch.await_sync();
+    let closing = a.run::<(), _>(|_| panic!("closes the writer"));
+    let mut reads = [a.query("SELECT name FROM sqlite_schema", (), |_| Ok(()))];
+    assert_held(&mut reads);
+    switch.release();
+    let [read] = reads;
+    assert!(read.wait().unwrap().is_empty());
+    closing.wait().unwrap_err();
+    deletion.wait().unwrap();
+}
+
+#[test]
+fn an_error_of_opening_a_facet_is_held() {
+    let (_host, switch, a, _, _, _release) = prepared(1);
+    switch.hold();
+    let damage = a.execute_batch(
+        "PRAGMA writable_schema=ON;
+         INSERT INTO sqlite_schema VALUES ('table', 'x', 'x', 9999, 'CREATE TABLE x(')",
+    );
+    switch.await_sync();
+    let closing = a.run::<(), _>(|_| panic!("closes the writer"));
+    let mut reads = [a.query("SELECT n FROM t", (), |row| row.get::<_, i64>(0))];
+    assert_held(&mut reads);
+    switch.release();
+    damage.wait().unwrap();
+    closing.wait().unwrap_err();
+    let [read] = reads;
+    let error = read.wait().unwrap_err();
+    assert!(error.to_string().contains("malformed"), "{error}");
 }

@@ -56,22 +56,39 @@ impl FacetFileSystem {
             Some(token) => Durability::Gated(self.gate(&token)?),
             None => Durability::Sync,
         };
-        let facet = open_facet(&self.store, &name, request.access)?;
+        let facet = open_facet(&self.store, &name, request.access, &durability)?;
         let read_only = !request.access.write;
         Ok(DatabaseFile::new(Arc::clone(&self.store), facet, durability, read_only))
     }
 }
 
-/// Finds or creates the facet `name`, as `access` has it.
+/// Finds or creates the facet `name`, as `access` has it. One that is found tells of how it came by
+/// its name, so that is durable on return, unless a gate holds back what it tells.
 pub(crate) fn open_facet(
     store: &Store,
     name: &FacetName,
     access: Access,
+    durability: &Durability,
 ) -> Result<Arc<Facet>, Failure> {
+    let found = || {
+        let facet = store.open_facet(name)?;
+        let named = facet.name_ticket();
+        if matches!(durability, Durability::Sync) && !store.is_durable(named)? {
+            store.wait_durable(named)?;
+        }
+        Ok(facet)
+    };
     let opened = match access {
         Access { create: true, exclusive: true, .. } => store.create_facet(name),
-        Access { create: true, .. } => store.open_or_create_facet(name),
-        _ => store.open_facet(name),
+        Access { create: true, .. } => match found() {
+            Err(Error::FacetNotFound { .. }) => match store.create_facet(name) {
+                // Somebody else was faster.
+                Err(Error::FacetExists { .. }) => found(),
+                created => created,
+            },
+            found => found,
+        },
+        _ => found(),
     };
     opened.map_err(|error: Error| {
         let mut failure = Failure::from_engine(Operation::Open, &error);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lapidary_engine::{FacetName, Lsn, Ticket};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi as sqlite};
 
 use crate::names;
 use crate::registration::Registration;
@@ -71,8 +71,14 @@ impl Gate {
     /// there is created.
     ///
     /// # Errors
-    /// As SQLite has them; [`take_last_error`](crate::take_last_error) has the words.
+    /// As SQLite has them; [`take_last_error`](crate::take_last_error) has the words. `:memory:`,
+    /// which SQLite would open as a database in memory.
     pub fn open(&self, facet: &FacetName, flags: OpenFlags) -> rusqlite::Result<Connection> {
+        if names::is_reserved(facet) {
+            let error = sqlite::Error::new(sqlite::SQLITE_CANTOPEN);
+            let reason = format!("facet name \"{facet}\": {}", names::RESERVED);
+            return Err(rusqlite::Error::SqliteFailure(error, Some(reason)));
+        }
         let path = names::uri_path(facet.as_str());
         let uri = format!("file:{path}?{GATE_PARAMETER}={}", self.state.token);
         let flags = flags | OpenFlags::SQLITE_OPEN_URI;

@@ -40,6 +40,10 @@
 //!   commits by itself, as in files.
 //! - A write transaction that began with a read can meet `SQLITE_BUSY_SNAPSHOT`: somebody committed
 //!   in between. Roll back and begin again; `BEGIN IMMEDIATE` with a busy timeout avoids it.
+//! - With `locking_mode=EXCLUSIVE` a connection keeps its first snapshot after a read as well: it
+//!   sees no later commit of others, and cannot write once there is one (`SQLITE_BUSY`).
+//!   `PRAGMA locking_mode=NORMAL` and a read let go of it. On read-only connections, which would
+//!   have nothing else from it, the mode is refused.
 //! - The URI parameters `nolock`, `immutable` and `at` are refused; extensions are not loaded.
 //! - Result codes are SQLite's; [`take_last_error`] has the words behind the last one.
 //!
@@ -75,6 +79,7 @@ mod registration;
 mod scratch;
 
 pub use error::{VfsError, take_last_error};
+pub use ffi::finalize_forgotten;
 pub use gate::Gate;
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};

@@ -22,6 +22,16 @@ pub(crate) fn facet_name(name: &str) -> Result<FacetName, Failure> {
     FacetName::new(name).map_err(|error| Failure::new(sqlite::SQLITE_CANTOPEN, error.to_string()))
 }
 
+/// Why a name for which [`is_reserved`] holds is refused.
+pub(crate) const RESERVED: &str =
+    "SQLite keeps this name for databases in memory and would not ask the store; choose another";
+
+/// Whether SQLite gives the name a meaning of its own, before any VFS learns of it. That is one
+/// name: the empty one, which stands for a temporary database, is no facet's.
+pub(crate) fn is_reserved(name: &FacetName) -> bool {
+    name.as_str() == ":memory:"
+}
+
 /// Whether `name` is what SQLite calls a journal, a write-ahead log or a super-journal.
 pub(crate) fn is_side_file(name: &str) -> bool {
     name.ends_with("-journal") || name.ends_with("-wal") || is_super_journal(name)

@@ -155,7 +155,7 @@ impl StoreVfs {
             create: matches!(access, OpenAccess::Create | OpenAccess::CreateNew),
             exclusive: access == OpenAccess::CreateNew,
         };
-        let facet = open_facet(&self.store, &facet_name, access)?;
+        let facet = open_facet(&self.store, &facet_name, access, &Durability::Sync)?;
         let store = Arc::clone(&self.store);
         let file = DatabaseFile::new(store, facet, Durability::Sync, !access.write);
         Ok(StoreFile::database(file, self.links.of(name)))

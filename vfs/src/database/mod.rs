@@ -45,6 +45,10 @@ const NO_JOURNAL: &str = "journal_mode=OFF is refused: SQLite could not take a f
 pub(crate) const NO_WRITE_AHEAD_LOG: &str = "WAL mode is refused: readers and a writer go side by side here without it; use \
      `PRAGMA journal_mode=DELETE`";
 
+/// What an error says about a reader that asks to keep its lock.
+const NO_EXCLUSIVE_READER: &str = "locking_mode=EXCLUSIVE is refused on a read-only connection: it \
+     would keep its first snapshot and see no later commit; leave the locking mode NORMAL";
+
 /// When a commit returns, and what the handle reads.
 #[derive(Clone, Debug)]
 pub(crate) enum Durability {
@@ -317,7 +321,11 @@ impl File for DatabaseFile {
             return PragmaAnswer::PassOn;
         };
         if name.eq_ignore_ascii_case("locking_mode") {
-            self.exclusive_locking = value.eq_ignore_ascii_case("exclusive");
+            let exclusive = value.eq_ignore_ascii_case("exclusive");
+            if exclusive && self.read_only {
+                return PragmaAnswer::Refuse(NO_EXCLUSIVE_READER.into());
+            }
+            self.exclusive_locking = exclusive;
         } else if name.eq_ignore_ascii_case("journal_mode") {
             if is_journal_mode(value, "off") {
                 return PragmaAnswer::Refuse(NO_JOURNAL.into());

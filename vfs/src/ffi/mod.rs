@@ -26,10 +26,12 @@ mod journal;
 mod mount;
 mod process;
 mod slot;
+mod statements;
 mod vfs_methods;
 
 pub(crate) use mount::{Mount, vfs_exists};
 pub(crate) use process::configure;
+pub use statements::finalize_forgotten;
 
 #[cfg(test)]
 mod tests;

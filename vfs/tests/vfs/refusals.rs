@@ -1,7 +1,8 @@
 //! What a facet does not do, and how it says so.
 
-use lapidary_vfs::take_last_error;
-use rusqlite::{Connection, ffi};
+use lapidary_engine::FacetName;
+use lapidary_vfs::{finalize_forgotten, take_last_error};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::fixture::{Fixture, check_integrity, code, fill, number, text};
 
@@ -179,4 +180,64 @@ fn a_super_journal_for_others_is_refused_at_the_sync() {
     }
     main.execute_batch("INSERT INTO z VALUES (1)").unwrap();
     assert_eq!(number(&fixture.open("a"), "SELECT count(*) FROM z"), 1);
+}
+
+#[test]
+fn exclusive_locking_is_refused_on_a_read_only_connection() {
+    let fixture = Fixture::memory();
+    let writer = fixture.open("a");
+    fill(&writer, 10, 10);
+    let reader = fixture.try_open("a", OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    for sql in ["PRAGMA locking_mode=exclusive", "PRAGMA main.locking_mode=EXCLUSIVE"] {
+        let error = reader.execute_batch(sql).unwrap_err();
+        assert!(error.to_string().contains("refused on a read-only connection"), "{error}");
+    }
+    assert_eq!(text(&reader, "PRAGMA locking_mode=NORMAL"), "normal");
+    assert_eq!(number(&reader, "SELECT count(*) FROM t"), 10);
+    writer.execute("DELETE FROM t WHERE a = 1", []).unwrap();
+    assert_eq!(number(&reader, "SELECT count(*) FROM t"), 9);
+}
+
+/// As the crate's documentation has it.
+#[test]
+fn exclusive_locking_keeps_the_snapshot_of_a_read_until_it_ends() {
+    let fixture = Fixture::memory();
+    let other = fixture.open("a");
+    fill(&other, 10, 10);
+    let keeper = fixture.open("a");
+    keeper.busy_timeout(std::time::Duration::ZERO).unwrap();
+    assert_eq!(text(&keeper, "PRAGMA locking_mode=EXCLUSIVE"), "exclusive");
+    assert_eq!(number(&keeper, "SELECT count(*) FROM t"), 10);
+    other.execute("DELETE FROM t WHERE a = 1", []).unwrap();
+    assert_eq!(number(&keeper, "SELECT count(*) FROM t"), 10);
+    let error = keeper.execute("DELETE FROM t WHERE a = 2", []).unwrap_err();
+    assert_eq!(code(&error), ffi::SQLITE_BUSY);
+    assert_eq!(text(&keeper, "PRAGMA locking_mode=NORMAL"), "normal");
+    number(&keeper, "SELECT count(*) FROM t");
+    assert_eq!(number(&keeper, "SELECT count(*) FROM t"), 9);
+    keeper.execute("DELETE FROM t WHERE a = 2", []).unwrap();
+}
+
+#[test]
+fn a_gate_does_not_open_a_database_in_memory() {
+    let fixture = Fixture::memory();
+    let name = FacetName::new(":memory:").unwrap();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let error = fixture.registration().gate(0).open(&name, flags).unwrap_err();
+    assert!(error.to_string().contains("choose another"), "{error}");
+    assert!(!fixture.exists(":memory:"));
+}
+
+#[test]
+fn forgotten_statements_can_be_finalized() {
+    let fixture = Fixture::memory();
+    let mut connection = fixture.open("a");
+    fill(&connection, 10, 10);
+    drop(connection.prepare_cached("SELECT 1").unwrap());
+    std::mem::forget(connection.prepare("SELECT 2").unwrap());
+    std::mem::forget(connection.prepare_cached("SELECT 3").unwrap());
+    assert_eq!(finalize_forgotten(&mut connection), 2);
+    assert_eq!(finalize_forgotten(&mut connection), 0);
+    assert_eq!(number(&connection, "SELECT count(*) FROM t"), 10);
+    connection.close().unwrap();
 }
