@@ -38,9 +38,8 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    /// Counts a facet that the next checkpoint has to write, in a chunk of facets like it.
-    pub(crate) fn note(&mut self, facet: FacetId, name: &FacetName, page_count: u32) {
-        self.part_bytes += record::map_bytes_max(page_count);
+    /// Counts the catalog chunk of a facet, as if the others in it had names like its own.
+    pub(crate) fn note_chunk(&mut self, facet: FacetId, name: &FacetName) {
         if self.chunks.insert(ChunkNo::of(facet)) {
             self.part_bytes += record::chunk_bytes(name.as_str().len());
         }
@@ -59,6 +58,6 @@ impl Core {
 
     /// Has commits leave room for the checkpoint that is due.
     pub(crate) fn publish_reserve(&self) {
-        self.segments.set_reserve(self.with_changed(|changed| changed.part_bytes));
+        self.with_changed(|changed| self.segments.set_reserve(changed.part_bytes));
     }
 }

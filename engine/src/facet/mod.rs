@@ -63,6 +63,8 @@ struct State {
     checkpoint_map: PageMap,
     /// Whether the facet is in [`Changed`](crate::core::Changed).
     is_changed: bool,
+    /// Bytes of map nodes counted in [`Changed`](crate::core::Changed) for it.
+    noted_bytes: u64,
     /// Whether the maps above are in memory; if not, `checkpoint` says where they are.
     is_loaded: bool,
 }
@@ -106,6 +108,7 @@ impl Facet {
             checkpoint,
             checkpoint_map: PageMap::default(),
             is_changed: false,
+            noted_bytes: 0,
         };
         Arc::new(Self { id, core, state: Mutex::new(state) })
     }

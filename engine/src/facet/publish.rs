@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::{Content, Facet, State};
-use crate::format::StoredRef;
 use crate::format::catalog::FacetEntry;
+use crate::format::{StoredRef, record};
 use crate::log::{CommitEffect, PageEffect};
 use crate::map::{self, PageMap, PageRef};
 use crate::segments::LiveChanges;
@@ -43,6 +43,7 @@ impl Facet {
         changes: &mut LiveChanges,
     ) {
         let mut state = self.state();
+        let page_count = commit.spilled.len() + commit.pages.len();
         for &(_, reference) in &commit.spilled {
             changes.unpin(reference);
         }
@@ -72,7 +73,7 @@ impl Facet {
                 }
             }
         }
-        self.note_change(&mut state);
+        self.note_change(&mut state, page_count);
     }
 
     /// Recovery: a commit found in the log.
@@ -85,15 +86,16 @@ impl Facet {
         changes: &mut LiveChanges,
     ) -> crate::Result<()> {
         let mut state = self.loaded()?;
+        let page_count = commit.pages.size_hint().0;
         state.apply(commit, changes);
         state.latest = state.durable.clone();
-        self.note_change(&mut state);
+        self.note_change(&mut state, page_count);
         Ok(())
     }
 
     /// The facet is new or renamed, durably.
     pub(crate) fn publish_touch(self: &Arc<Self>) {
-        self.note_change(&mut self.state());
+        self.note_change(&mut self.state(), 0);
     }
 
     /// The delete of the facet is durable.
@@ -106,20 +108,30 @@ impl Facet {
         let name = state.name.clone();
         drop(state);
         self.core.with_changed(|changed| {
-            changed.note(self.id, &name, 0);
+            changed.note_chunk(self.id, &name);
             changed.deleted.push(Arc::clone(self));
+            self.core.segments.set_reserve(changed.part_bytes);
         });
-        self.core.publish_reserve();
     }
 
-    fn note_change(self: &Arc<Self>, state: &mut State) {
-        if !state.is_changed {
-            state.is_changed = true;
+    /// Notes that the next checkpoint has to write the facet, and up to so many more of its pages'
+    /// nodes.
+    fn note_change(self: &Arc<Self>, state: &mut State, pages: usize) {
+        let is_new = !std::mem::replace(&mut state.is_changed, true);
+        let levels = u64::from(state.durable.map.levels()) + 1;
+        let added = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
+        let most = record::map_bytes_max(state.durable.page_count);
+        let noted = state.noted_bytes.saturating_add(added).min(most).max(state.noted_bytes);
+        let more = noted - std::mem::replace(&mut state.noted_bytes, noted);
+        if is_new || more > 0 {
             self.core.with_changed(|changed| {
-                changed.note(self.id, &state.name, state.durable.page_count);
-                changed.facets.push(Arc::clone(self));
+                if is_new {
+                    changed.note_chunk(self.id, &state.name);
+                    changed.facets.push(Arc::clone(self));
+                }
+                changed.part_bytes += more;
+                self.core.segments.set_reserve(changed.part_bytes);
             });
-            self.core.publish_reserve();
         }
     }
 
@@ -127,6 +139,7 @@ impl Facet {
     pub(crate) fn capture(self: &Arc<Self>) -> Option<Captured> {
         let mut state = self.state();
         state.is_changed = false;
+        state.noted_bytes = 0;
         if state.is_deleted {
             return None;
         }
@@ -177,7 +190,9 @@ impl Facet {
 
     /// A checkpoint failed: the facet has still to be written by the next one.
     pub(crate) fn restore_change(self: &Arc<Self>) {
-        self.note_change(&mut self.state());
+        let mut state = self.state();
+        let page_count = state.durable.page_count as usize;
+        self.note_change(&mut state, page_count);
     }
 }
 

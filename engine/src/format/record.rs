@@ -176,12 +176,15 @@ pub(crate) fn part_bytes(payload: usize) -> usize {
     (HEADER_BYTES + 8 + payload).next_multiple_of(SLOT_BYTES)
 }
 
+/// Bytes of a full page-map node.
+pub(crate) const NODE_BYTES_MAX: u64 =
+    (HEADER_BYTES + 8 + catalog::NODE_REFS * StoredRef::BYTES) as u64;
+
 /// Bytes that all nodes of the map of a facet of that many pages take at most.
 pub(crate) fn map_bytes_max(page_count: u32) -> u64 {
-    let node = part_bytes(catalog::NODE_REFS * StoredRef::BYTES) as u64;
     let leaves = u64::from(page_count) / catalog::NODE_REFS as u64 + 1;
     // The levels above add a thirty-second, and at least one node where there are two leaves.
-    (leaves + leaves / 16 + u64::from(leaves > 1)) * node
+    (leaves + leaves / 16 + u64::from(leaves > 1)) * NODE_BYTES_MAX
 }
 
 /// Bytes of a full catalog chunk whose names have that many bytes.

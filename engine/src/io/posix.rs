@@ -145,7 +145,8 @@ impl IoFile for PosixFile {
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        let all = rustix::fs::FallocateFlags::empty();
+        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, all, 0, len)) {
             Err(rustix::io::Errno::OPNOTSUPP) => super::fill(self, len),
             reserved => reserved.map_err(io::Error::from),
         }

@@ -9,7 +9,7 @@ mod files;
 mod room;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
@@ -96,14 +96,42 @@ pub(crate) struct Segments {
     /// Held while a segment is made, so that threads that find no room make one and not one each.
     /// `true` once the store is closed: the files may then be somebody else's.
     making: Mutex<bool>,
-    /// When the last segment was made ahead of need, on the clock of [`fill_ahead`](Self::fill_ahead).
-    made_ahead_ns: AtomicU64,
+    pace: Mutex<Pace>,
+    /// Something was refused for lack of space since the flag was last taken.
+    is_starved: AtomicBool,
 }
 
-/// A segment is only filled with zeros if the last one made lasted for this long. If it did not,
-/// the log is busy: its flushes are large, so that what a flush to new blocks costs more is little
-/// to each commit, while filling would double what is written.
+/// How fast the log takes segments, on the clock of [`Segments::fill_ahead`].
+#[derive(Debug, Default)]
+struct Pace {
+    /// Segments taken, counted by [`Segments::take`].
+    taken: u64,
+    seen: u64,
+    last_ns: u64,
+    busy_until_ns: u64,
+}
+
+impl Pace {
+    /// The log is busy if it takes segments less than an interval apart.
+    fn is_busy(&mut self, now_ns: u64) -> bool {
+        if self.seen != self.taken {
+            if self.seen > 0 && now_ns.saturating_sub(self.last_ns) < FILL_INTERVAL_NS {
+                self.busy_until_ns = now_ns + FILL_INTERVAL_NS;
+            }
+            self.seen = self.taken;
+            self.last_ns = now_ns;
+        }
+        now_ns < self.busy_until_ns
+    }
+}
+
+/// A segment is only filled with zeros if the log needs more than this for one. If it does not, its
+/// flushes are large, so that what a flush to new blocks costs more is little to each commit, while
+/// filling would double what is written.
 const FILL_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Most of the reserve that one new segment is made for.
+const RESERVE_BYTES_PER_SEGMENT: usize = 1 << 20;
 
 /// A segment handed to the log.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +149,8 @@ impl Segments {
             table: Mutex::default(),
             room: Room::default(),
             making: Mutex::new(false),
-            made_ahead_ns: AtomicU64::new(0),
+            pace: Mutex::default(),
+            is_starved: AtomicBool::new(false),
         }
     }
 
@@ -170,10 +199,14 @@ impl Segments {
         self.room.publish(&table.ready);
     }
 
-    /// Size that a new segment should have: an eighth of the store, within the format's bounds.
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Size that a new segment should have: an eighth of what is in use, within the format's bounds.
     fn size_wanted(&self, table: &Table) -> u32 {
-        let allocated = allocated_bytes(table);
-        let eighth = u32::try_from(allocated / 8).unwrap_or(u32::MAX / 2).max(1);
+        let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
+        let eighth = u32::try_from(in_use / 8).unwrap_or(u32::MAX / 2).max(1);
         eighth
             .checked_next_power_of_two()
             .unwrap_or(self.format.segment_bytes_max)
@@ -191,6 +224,7 @@ impl Segments {
             if let Some((segment, ready)) = found {
                 table.ready.remove(&segment);
                 self.room.publish(&table.ready);
+                self.pace().taken += 1;
                 let generation = Generation(ready.generation.0 + 1);
                 table.in_use.insert(
                     segment,
@@ -232,21 +266,27 @@ impl Segments {
             table.next += 1;
             (SegmentId(table.next), self.size_wanted(&table))
         };
-        let size = room::size_for(bytes, size).ok_or_else(|| {
-            Error::InvalidInput(format!(
-                "{bytes} bytes are too much at once; use smaller transactions"
-            ))
-        })?;
-        self.files.make(segment, size, how).map_err(|error| {
+        let size_of = |wanted: u32| {
+            room::size_for(bytes, wanted).ok_or_else(|| {
+                let what = "bytes are too much at once; use smaller transactions";
+                Error::InvalidInput(format!("{bytes} {what}"))
+            })
+        };
+        let (mut size, smallest) = (size_of(size)?, size_of(self.format.segment_bytes_min)?);
+        while let Err(error) = self.files.make(segment, size, how) {
             // What was made of the file is of no use; if it cannot be removed either, the next
             // open does it.
             let _ = self.files.remove(segment);
-            if error.is_disk_full() {
-                Error::NoSpace { path: self.files.describe(), needed_bytes: u64::from(size) }
-            } else {
-                error
+            if !error.is_disk_full() {
+                return Err(error);
             }
-        })?;
+            if size == smallest {
+                let path = self.files.describe();
+                return Err(Error::NoSpace { path, needed_bytes: u64::from(size) });
+            }
+            // A small one may still fit.
+            size = smallest;
+        }
         let mut table = self.table();
         table.ready.insert(segment, Ready { generation: Generation(0), size });
         self.room.publish(&table.ready);
@@ -274,13 +314,17 @@ impl Segments {
             if is_done(&self.table()) {
                 return Ok(());
             }
+            // What is to be kept back may be made up of several segments.
+            let reserve = usize::try_from(reserve).unwrap_or(usize::MAX);
             let bytes = match purpose {
-                Purpose::Commit => {
-                    buffered_bytes.max(usize::try_from(reserve).unwrap_or(usize::MAX))
-                }
+                Purpose::Commit => buffered_bytes.max(reserve.min(RESERVE_BYTES_PER_SEGMENT)),
                 Purpose::Delete | Purpose::Checkpoint => buffered_bytes,
             };
-            self.make(bytes, Make::Reserved, is_done)?;
+            self.make(bytes, Make::Reserved, is_done).inspect_err(|error| {
+                if matches!(error, Error::NoSpace { .. }) {
+                    self.is_starved.store(true, Ordering::Relaxed);
+                }
+            })?;
         }
         Ok(())
     }
@@ -302,8 +346,7 @@ impl Segments {
 
     /// Makes a segment ahead of need if few are ready; says whether it did.
     pub(crate) fn fill_ahead(&self, now_ns: u64) -> Result<bool> {
-        let rest_ns = now_ns.saturating_sub(self.made_ahead_ns.load(Ordering::Relaxed));
-        let is_busy = rest_ns < FILL_INTERVAL_NS;
+        let is_busy = self.pace().is_busy(now_ns);
         let is_done = |table: &Table| {
             let wanted = self.size_wanted(table);
             let large = table.ready.values().filter(|ready| ready.size >= wanted).count();
@@ -316,8 +359,23 @@ impl Segments {
         }
         let how = if is_busy { Make::Reserved } else { Make::Filled };
         self.make(0, how, is_done)?;
-        self.made_ahead_ns.store(now_ns, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Whether a commit was refused for lack of space since this was last asked.
+    pub(crate) fn take_starved(&self) -> bool {
+        self.is_starved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether a checkpoint would make a segment ready: one that the log has left and in which
+    /// nothing is live.
+    pub(crate) fn has_empty(&self) -> bool {
+        self.table().in_use.values().any(|entry| {
+            entry.live_page_bytes == 0
+                && entry.live_part_bytes == 0
+                && entry.pinned_bytes == 0
+                && entry.sealed_at.is_some()
+        })
     }
 
     /// Applies collected changes.

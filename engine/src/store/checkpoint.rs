@@ -79,6 +79,8 @@ impl Shared {
         match &result {
             Ok(()) => {
                 self.checkpoints.fetch_add(1, Ordering::Relaxed);
+                // The cut holds handles of its own.
+                drop(cut);
                 self.unload_idle();
             }
             Err(_) => {
@@ -91,9 +93,11 @@ impl Shared {
                         captured.facet.keep_written(map, &mut |part| parts.push(part));
                     }
                 }
+                let deleted: Vec<_> =
+                    cut.deleted.into_iter().map(|facet| (facet.name(), facet)).collect();
                 core.with_changed(|changed| {
-                    for facet in cut.deleted {
-                        changed.note(facet.id(), &facet.name(), 0);
+                    for (name, facet) in deleted {
+                        changed.note_chunk(facet.id(), &name);
                         changed.deleted.push(facet);
                     }
                 });
@@ -104,9 +108,10 @@ impl Shared {
         result
     }
 
-    /// Whether a checkpoint would write anything.
-    pub(super) fn has_changes(&self) -> bool {
+    /// Whether a checkpoint would save recovery work, or free space.
+    pub(super) fn is_worth_a_checkpoint(&self) -> bool {
         self.core.with_changed(|changed| !changed.facets.is_empty() || !changed.deleted.is_empty())
+            || self.core.segments.has_empty()
     }
 
     /// Step 1.
@@ -269,7 +274,7 @@ impl Checkpointer {
     /// fail do not use up the room that the one that would free some needs. Commits leave the room
     /// alone until it has ended.
     fn ensure_room(&self, core: &Core, cut: &Cut, nodes: usize) -> Result<()> {
-        let node = record::part_bytes(catalog::NODE_REFS * StoredRef::BYTES);
+        let node = usize::try_from(record::NODE_BYTES_MAX).unwrap_or(usize::MAX);
         let chunk = |facets: &Vec<Arc<Facet>>| {
             let names: usize = facets.iter().map(|facet| facet.name().as_str().len()).sum();
             record::part_bytes(8 + facets.len() * catalog::FACET_FIXED_BYTES + names)

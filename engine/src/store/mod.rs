@@ -431,11 +431,15 @@ impl Shared {
     fn maintain(&self) -> Result<bool> {
         let core = &self.core;
         core.log.check_usable()?;
+        // A commit was refused for lack of space: a checkpoint may find some.
+        if core.segments.take_starved() && self.is_worth_a_checkpoint() {
+            self.checkpoint()?;
+            return Ok(true);
+        }
         match core.segments.fill_ahead(core.monotonic_ns()) {
             Ok(true) => return Ok(true),
             Ok(false) => {}
-            // A checkpoint may find segments in which nothing is live.
-            Err(Error::NoSpace { .. }) if self.has_changes() => {
+            Err(Error::NoSpace { .. }) if core.segments.has_empty() => {
                 self.checkpoint()?;
                 return Ok(true);
             }
@@ -444,11 +448,8 @@ impl Shared {
         let tail = core.log.counters.tail_bytes.load(Ordering::Relaxed);
         // A store that is small has little to gain from a long tail, and space to win back.
         let (_, _, live, _) = core.segments.totals();
-        let due = live.clamp(
-            CHECKPOINT_LOG_BYTES_MIN,
-            CHECKPOINT_LOG_BYTES_MIN.max(core.tunables.checkpoint_log_bytes),
-        );
-        if tail < due.min(core.tunables.checkpoint_log_bytes) || !self.has_changes() {
+        let due = live.max(CHECKPOINT_LOG_BYTES_MIN).min(core.tunables.checkpoint_log_bytes);
+        if tail < due || !self.is_worth_a_checkpoint() {
             return Ok(false);
         }
         self.checkpoint()?;
