@@ -3,9 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
-
-use common::{await_that, host};
+use common::host;
 use lapidary::rusqlite::Connection;
 use lapidary::{FacetHandle, Host, HostErrorKind};
 
@@ -118,9 +116,16 @@ fn a_core_outlives_a_panic_whose_payload_panics() {
 #[test]
 fn a_core_outlives_a_discarded_result_whose_panic_panics() {
     let (host, facet) = prepared();
+    // The core is held until the call behind is discarded: else its result could be here already,
+    // and panic here.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let held = facet.run(move |_| {
+        let _ = wait.recv();
+        Ok(())
+    });
     drop(facet.run(|_| Ok(PanicsTwiceWhenDropped)));
-    await_that("the call has run", || host.stat().wait().unwrap().cores[0].calls >= 2);
-    std::thread::sleep(Duration::from_millis(5));
+    go.send(()).unwrap();
+    held.wait().unwrap();
     facet.execute("INSERT INTO t VALUES (3)", ()).wait().unwrap();
     assert_eq!(count(&facet), 3);
     host.shutdown().unwrap();
