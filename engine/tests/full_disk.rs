@@ -2,19 +2,28 @@
 
 mod support;
 
-use lapidary_engine::{Error, ErrorKind, View};
+use std::sync::Arc;
+
+use lapidary_engine::{Error, ErrorKind, Facet, Store, View};
 use support::{FaultyIo, name, open, read, try_write, write};
 
-/// If this fails, a store on a full disk never takes a commit again by itself, though nearly all of
-/// its space is garbage that one checkpoint would free.
-#[test]
-fn maintenance_frees_space_on_a_full_disk() {
+/// A store with one facet, whose disk has no space left beyond what the store has allocated.
+#[expect(clippy::unwrap_used, reason = "it is part of tests")]
+fn on_a_full_disk() -> (Arc<Store>, Arc<Facet>) {
     let disk = FaultyIo::default();
     let store = open(&disk);
     let facet = store.create_facet(&name("a")).unwrap();
     write(&store, &facet, 1);
     while store.maintain().unwrap() {}
     disk.leave_free(0);
+    (store, facet)
+}
+
+/// If this fails, a store on a full disk never takes a commit again by itself, though nearly all of
+/// its space is garbage that one checkpoint would free.
+#[test]
+fn maintenance_frees_space_on_a_full_disk() {
+    let (store, facet) = on_a_full_disk();
     let refused = (0..1000).find_map(|_| match try_write(&facet, 2) {
         Ok(()) => store.flush().map(|()| None).unwrap(),
         Err(error) => Some(error),
@@ -89,12 +98,7 @@ fn the_space_asked_for_is_enough() {
 /// Checkpoints alone never use up the space that they free.
 #[test]
 fn checkpoints_on_a_full_disk_go_on() {
-    let disk = FaultyIo::default();
-    let store = open(&disk);
-    let facet = store.create_facet(&name("a")).unwrap();
-    write(&store, &facet, 1);
-    while store.maintain().unwrap() {}
-    disk.leave_free(0);
+    let (store, facet) = on_a_full_disk();
     while try_write(&facet, 1).is_ok() {
         store.flush().unwrap();
     }
