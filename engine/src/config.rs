@@ -19,6 +19,30 @@ impl Default for FormatParams {
     }
 }
 
+/// How much of a facet's past is kept. A version leaves when it is beyond either bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of pages that no longer belong to the newest version, and of the notes about them.
+    pub bytes: u64,
+    /// How long ago a version may have been replaced by the next. Counted in milliseconds.
+    pub age: Duration,
+}
+
+impl Retention {
+    /// Nothing is kept but the newest version.
+    pub const OFF: Self = Self { bytes: 0, age: Duration::ZERO };
+
+    /// Whether anything is kept.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self.bytes > 0 && self.age_ms() > 0
+    }
+
+    pub(crate) fn age_ms(self) -> u64 {
+        u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// Settings that are not persisted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunables {
@@ -40,6 +64,20 @@ pub struct Tunables {
     pub checkpoint_log_bytes: u64,
     /// Segment files kept open for reading. Default 256.
     pub open_segments_max: usize,
+    /// History of facets that have no setting of their own (see
+    /// [`Store::set_retention`](crate::Store::set_retention)). Default [`Retention::OFF`]: history
+    /// costs space, and memory for each open facet.
+    pub retention: Retention,
+    /// Bytes of history in the whole store above which every facet keeps less, in proportion.
+    /// Default: no bound.
+    pub history_bytes_max: u64,
+    /// Space that segments may take for each 100 bytes that are live, in percent; above it the
+    /// cleaner moves live data together. Default 118, so that with what is kept ready and the log
+    /// since the last checkpoint a store stays within 125. A lower number costs more writing.
+    pub space_percent_max: u32,
+    /// Bytes a second that the cleaner writes at most while space is within bounds; it goes faster
+    /// the further the store is beyond them. Default 64 MiB.
+    pub clean_bytes_per_second: u64,
 }
 
 impl Default for Tunables {
@@ -51,6 +89,10 @@ impl Default for Tunables {
             spill_bytes: 8 << 20,
             checkpoint_log_bytes: 256 << 20,
             open_segments_max: 256,
+            retention: Retention::OFF,
+            history_bytes_max: u64::MAX,
+            space_percent_max: 118,
+            clean_bytes_per_second: 64 << 20,
         }
     }
 }

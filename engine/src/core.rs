@@ -1,25 +1,30 @@
 //! What every part of an open store shares: the outside world, the segments, the log.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashSet;
 
 use crate::config::Tunables;
 use crate::env::Environment;
+use crate::error::Result;
 use crate::facet::Facet;
 use crate::format::catalog::ChunkNo;
-use crate::format::record;
+use crate::format::record::{self, PartKind};
+use crate::format::{Malformed, StoredRef};
 use crate::log::Log;
 use crate::name::FacetName;
-use crate::segments::Segments;
-use crate::types::FacetId;
+use crate::segments::{Damage, Segments};
+use crate::types::{FacetId, Incarnation};
 
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) environment: Environment,
     pub(crate) tunables: Tunables,
+    pub(crate) incarnation: Incarnation,
     pub(crate) segments: Segments,
     pub(crate) log: Log,
+    pub(crate) history: HistoryBudget,
     /// Monotonic time at which the store was opened.
     pub(crate) opened_ns: u64,
     pub(crate) changed: Mutex<Changed>,
@@ -31,6 +36,11 @@ pub(crate) struct Changed {
     /// New, renamed, or with a new version. May hold facets that were deleted afterwards.
     pub(crate) facets: Vec<Arc<Facet>>,
     pub(crate) deleted: Vec<Arc<Facet>>,
+    /// Pages that were spilled ahead of commits, and so may be older than the last checkpoint though
+    /// it does not count them. They are pinned.
+    pub(crate) spilled: Vec<StoredRef>,
+    /// Quotas or retentions were set.
+    pub(crate) settings: bool,
     /// Catalog chunks that have to be written.
     chunks: FxHashSet<ChunkNo>,
     /// Bytes of parts that a checkpoint of this would write, roughly and rather too many.
@@ -43,6 +53,46 @@ impl Changed {
         if self.chunks.insert(ChunkNo::of(facet)) {
             self.part_bytes += record::chunk_bytes(name.as_str().len());
         }
+    }
+}
+
+/// Bytes of history in the whole store.
+#[derive(Debug)]
+pub(crate) struct HistoryBudget {
+    bytes: AtomicU64,
+    bytes_max: u64,
+}
+
+impl HistoryBudget {
+    pub(crate) fn new(bytes: u64, bytes_max: u64) -> Self {
+        Self { bytes: AtomicU64::new(bytes), bytes_max }
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.bytes() > self.bytes_max
+    }
+
+    /// What a facet that may keep `limit` bytes and has `own` may keep now, so that all together keep
+    /// within bounds.
+    pub(crate) fn share(&self, limit: u64, own: u64) -> u64 {
+        let all = self.bytes();
+        if all <= self.bytes_max {
+            return limit;
+        }
+        let share = u128::from(own) * u128::from(self.bytes_max) / u128::from(all);
+        limit.min(u64::try_from(share).unwrap_or(u64::MAX))
     }
 }
 
@@ -60,4 +110,26 @@ impl Core {
     pub(crate) fn publish_reserve(&self) {
         self.with_changed(|changed| self.segments.set_reserve(changed.part_bytes));
     }
+
+    /// Reads a checkpoint part.
+    pub(crate) fn read_part<T>(
+        &self,
+        reference: StoredRef,
+        decode: impl Fn(PartKind, &[u8]) -> Result<T, Malformed>,
+    ) -> Result<Result<T, Damage>> {
+        read_part(&self.segments, reference, decode)
+    }
+}
+
+/// See [`Core::read_part`].
+pub(crate) fn read_part<T>(
+    segments: &Segments,
+    reference: StoredRef,
+    decode: impl Fn(PartKind, &[u8]) -> Result<T, Malformed>,
+) -> Result<Result<T, Damage>> {
+    let mut bytes = Vec::new();
+    segments.files.read_checked(reference, &mut bytes, |bytes| {
+        let (kind, payload) = record::decode_part(bytes, reference.crc)?;
+        decode(kind, payload)
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::bookmark::Bookmark;
 use crate::types::{PageNo, SegmentId};
 
 /// Result of an engine operation.
@@ -57,6 +58,36 @@ pub enum Error {
         /// Bytes asked for.
         needed_bytes: u64,
     },
+    /// A quota that was set on the facet, or on a name above it, is used up.
+    #[error(
+        "{name}: its quota of {limit_bytes} bytes is used up ({used_bytes} used, {needed_bytes} more \
+         needed); nothing of this was written: delete rows and vacuum, or raise the quota"
+    )]
+    QuotaExceeded {
+        /// Name that the quota was set on.
+        name: String,
+        /// Bytes of pages that the facets of that subtree may have.
+        limit_bytes: u64,
+        /// Bytes that they have.
+        used_bytes: u64,
+        /// Bytes that would have come on top.
+        needed_bytes: u64,
+    },
+    /// The version that a bookmark names is not kept.
+    #[error(
+        "facet {facet}: no version {bookmark} is kept; the oldest is {oldest}, the newest {newest}; \
+         nothing was changed: choose one of them, or keep more history"
+    )]
+    BookmarkUnknown {
+        /// Name of the facet.
+        facet: String,
+        /// The bookmark, or the moment, that was asked for.
+        bookmark: String,
+        /// Bookmark of the oldest version that is kept.
+        oldest: Bookmark,
+        /// Bookmark of the newest durable version.
+        newest: Bookmark,
+    },
     /// Another process has the store open.
     #[error("{path}: the store is locked by another process; stop that process or use its host")]
     Locked {
@@ -105,7 +136,7 @@ pub enum Error {
     },
     /// A page of one facet is damaged; other facets are not concerned.
     #[error(
-        "facet {facet}: page {page} is damaged in segment {segment} at offset {offset}: {detail}; \
+        "facet {facet}: page {page} is damaged in {path} (segment {segment}) at offset {offset}: {detail}; \
          other facets are not concerned: restore this one from a backup"
     )]
     PageCorrupt {
@@ -113,6 +144,8 @@ pub enum Error {
         facet: String,
         /// The page.
         page: PageNo,
+        /// The segment file.
+        path: String,
         /// The segment that holds it.
         segment: SegmentId,
         /// Where in the segment file, in bytes.
@@ -122,12 +155,14 @@ pub enum Error {
     },
     /// The page map of one facet is damaged; other facets are not concerned.
     #[error(
-        "facet {facet}: its page map is damaged in segment {segment} at offset {offset}: {detail}; \
+        "facet {facet}: its page map is damaged in {path} (segment {segment}) at offset {offset}: {detail}; \
          other facets are not concerned: restore this one from a backup"
     )]
     MapCorrupt {
         /// Name of the facet.
         facet: String,
+        /// The segment file.
+        path: String,
         /// The segment that holds the damaged part.
         segment: SegmentId,
         /// Where in the segment file, in bytes.
@@ -200,13 +235,14 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } => ErrorKind::Io,
-            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::NoSpace { .. } | Self::QuotaExceeded { .. } => ErrorKind::NoSpace,
             Self::Locked { .. } | Self::WriterBusy { .. } | Self::StaleSnapshot { .. } => {
                 ErrorKind::Busy
             }
-            Self::Missing { .. } | Self::FacetNotFound { .. } | Self::FacetDeleted { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::Missing { .. }
+            | Self::FacetNotFound { .. }
+            | Self::FacetDeleted { .. }
+            | Self::BookmarkUnknown { .. } => ErrorKind::NotFound,
             Self::FacetExists { .. } => ErrorKind::AlreadyExists,
             Self::NotAStore { .. }
             | Self::FormatTooNew { .. }

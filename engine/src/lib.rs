@@ -48,6 +48,7 @@
 //! # Ok::<(), lapidary_engine::Error>(())
 //! ```
 
+mod bookmark;
 mod config;
 mod core;
 mod env;
@@ -62,14 +63,14 @@ mod segments;
 mod store;
 mod types;
 
-pub use config::{Background, FormatParams, StoreOptions, Tunables};
+pub use bookmark::Bookmark;
+pub use config::{Background, FormatParams, Retention, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
-pub use facet::{Facet, Snapshot, Writer};
+pub use facet::{Facet, Restored, Snapshot, VersionInfo, Writer};
 pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo};
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
-pub use store::{FacetInfo, Store, StoreStat};
+pub use store::{Cleaned, FacetInfo, ForkFrom, QuotaInfo, Store, StoreStat};
 pub use types::{
-    FacetId, Generation, Incarnation, Lsn, PageNo, PageSize, SegmentId, StoreId, Ticket, Version,
-    View,
+    FacetId, FileNo, Incarnation, Lsn, PageNo, PageSize, SegmentId, StoreId, Ticket, Version, View,
 };

@@ -82,6 +82,13 @@ impl FacetName {
         self.0.split('/').next().unwrap_or(&self.0)
     }
 
+    /// This name and those above it, from the longest on, as text.
+    pub(crate) fn and_above(&self) -> impl Iterator<Item = &str> {
+        let text = self.as_str();
+        let above = text.rmatch_indices('/').map(|(at, _)| &text[..at]);
+        std::iter::once(text).chain(above)
+    }
+
     /// Whether this is `ancestor` itself or a name below it.
     #[must_use]
     pub fn is_within(&self, ancestor: &Self) -> bool {

@@ -32,11 +32,13 @@ number! {
 }
 number! {
     /// Number of a segment file; also its file name.
-    SegmentId(u32)
+    FileNo(u32)
 }
 number! {
-    /// How many times a segment file has been put to use. Bytes of an earlier generation are stale.
-    Generation(u32)
+    /// One use of a segment file. Each time a file is put to use it gets a number higher than all
+    /// before it, and never used again: so what was ever stored keeps its address, and bytes of an
+    /// earlier use cannot be mistaken for it.
+    SegmentId(u32)
 }
 number! {
     /// Log sequence number: the position of a record in the store's one log. Dense, from 1.

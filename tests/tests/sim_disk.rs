@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lapidary_engine::{FileName, Io, IoFile, SegmentId};
+use lapidary_engine::{FileName, FileNo, Io, IoFile};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::sim_disk::{Fault, OperationKind, SECTOR_BYTES, SimDisk, Survival};
 use lapidary_tests::world::several_lives;
 
-const FILE: FileName = FileName::Segment(SegmentId(1));
+const FILE: FileName = FileName::Segment(FileNo(1));
 
 /// A disk with a file of four durable sectors of ones.
 fn disk() -> (SimDisk, Arc<dyn IoFile>) {
@@ -66,7 +66,7 @@ fn lengths_are_lost_too_and_leave_zeros() {
 #[test]
 fn names_need_the_directory_synced() {
     let (disk, file) = disk();
-    let other = FileName::Segment(SegmentId(2));
+    let other = FileName::Segment(FileNo(2));
     let created = disk.create(other).unwrap();
     created.write_at(0, &[7; 10]).unwrap();
     created.sync().unwrap();

@@ -4,33 +4,44 @@
 //! sees. A commit moves `latest` at once; publication, after the sync, moves `durable` to the same
 //! content, with every pending image replaced by the place it was written to.
 
+mod capture;
+mod history;
+mod limits;
+mod load;
 mod publish;
+mod restore;
 mod snapshot;
+mod versions;
 mod writer;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use publish::{Captured, Committed};
+use rustc_hash::FxHashSet;
+
+pub(crate) use capture::{Captured, CapturedContent, Checkpointed};
+pub(crate) use history::{CapturedHistory, Edit, HistoryPart, StoredHistory};
+pub(crate) use limits::{Limits, Quota};
+pub(crate) use load::Nodes;
+pub(crate) use publish::Committed;
+pub use restore::Restored;
 pub use snapshot::Snapshot;
+pub use versions::VersionInfo;
 pub use writer::Writer;
 
+use history::History;
+
+use crate::bookmark::Bookmark;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::catalog::{FacetEntry, decode_node};
-use crate::format::{StoredRef, record};
-use crate::map::{self, NodeSource, PageMap};
+use crate::format::catalog::{FacetEntry, VersionMeta};
+use crate::map::PageMap;
 use crate::name::FacetName;
-use crate::types::{FacetId, PageSize, Ticket, Version, View};
+use crate::types::{FacetId, PageSize, SegmentId, Ticket, Version, View};
 
 /// A facet's content at a version.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
-    pub(crate) version: Version,
-    pub(crate) wall_ms: u64,
-    /// `None` while the facet has never had a page.
-    pub(crate) page_size: Option<PageSize>,
-    pub(crate) page_count: u32,
+    pub(crate) meta: VersionMeta,
     pub(crate) map: PageMap,
 }
 
@@ -38,6 +49,8 @@ pub(crate) struct Content {
 #[derive(Debug)]
 pub struct Facet {
     id: FacetId,
+    /// The facet at the root of the tree of forks that this one is in.
+    family: FacetId,
     core: Arc<Core>,
     state: Mutex<State>,
 }
@@ -49,14 +62,13 @@ struct State {
     name_ticket: Ticket,
     is_deleted: bool,
     has_writer: bool,
+    limits: Limits,
     latest: Content,
     latest_ticket: Ticket,
     durable: Content,
-    /// Versions that snapshots hold, in order, each with how many do.
-    pins: Vec<(Version, u32)>,
-    /// Pages that left the durable version while an older one was pinned, in order of the version
-    /// that they are no longer part of.
-    dead: VecDeque<(Version, StoredRef)>,
+    /// What snapshots hold, in order of version.
+    pins: Vec<Pin>,
+    history: History,
     /// What the last checkpoint says of the facet; `None` if it does not know it.
     checkpoint: Option<FacetEntry>,
     /// The page map of that checkpoint, whose nodes are on disk.
@@ -65,89 +77,92 @@ struct State {
     is_changed: bool,
     /// Bytes of map nodes counted in [`Changed`](crate::core::Changed) for it.
     noted_bytes: u64,
-    /// Whether the maps above are in memory; if not, `checkpoint` says where they are.
+    /// Whether maps and history are in memory; if not, `checkpoint` says where they are.
     is_loaded: bool,
+}
+
+/// A version that snapshots hold.
+#[derive(Debug)]
+struct Pin {
+    version: Version,
+    count: u32,
+    /// Its pages: the segments they are in must stay.
+    map: PageMap,
 }
 
 impl Facet {
     /// A new, empty facet.
-    pub(crate) fn new(core: Arc<Core>, id: FacetId, name: FacetName) -> Arc<Self> {
-        Self::with(core, id, name, Content::default(), None)
+    pub(crate) fn new(core: Arc<Core>, id: FacetId, name: FacetName, limits: Limits) -> Arc<Self> {
+        Self::with(core, id, id, name, Content::default(), None, limits)
+    }
+
+    /// A facet that begins with `content` of another, of the same family.
+    pub(crate) fn forked(
+        core: Arc<Core>,
+        id: FacetId,
+        family: FacetId,
+        name: FacetName,
+        content: Content,
+        limits: Limits,
+    ) -> Arc<Self> {
+        let facet = Self::with(core, id, family, name, Content::default(), None, limits);
+        facet.state().latest = content;
+        facet
     }
 
     /// A facet as a checkpoint has it; its page map stays on disk until it is needed.
-    pub(crate) fn cold(core: Arc<Core>, entry: FacetEntry) -> Arc<Self> {
-        let content = Content {
-            version: entry.version,
-            wall_ms: entry.wall_ms,
-            page_size: entry.page_size,
-            page_count: entry.page_count,
-            map: PageMap::default(),
-        };
-        Self::with(core, entry.facet, entry.name.clone(), content, Some(entry))
+    pub(crate) fn cold(core: Arc<Core>, entry: FacetEntry, limits: Limits) -> Arc<Self> {
+        let content = Content { meta: entry.meta, map: PageMap::default() };
+        let name = entry.name.clone();
+        Self::with(core, entry.facet, entry.family, name, content, Some(entry), limits)
     }
 
     fn with(
         core: Arc<Core>,
         id: FacetId,
+        family: FacetId,
         name: FacetName,
         content: Content,
         checkpoint: Option<FacetEntry>,
+        limits: Limits,
     ) -> Arc<Self> {
         let state = State {
             name,
             name_ticket: Ticket::DURABLE,
             is_deleted: false,
             has_writer: false,
+            limits,
             latest: content.clone(),
             latest_ticket: Ticket::DURABLE,
             durable: content,
             pins: Vec::new(),
-            dead: VecDeque::new(),
+            history: History::default(),
             is_loaded: checkpoint.is_none(),
             checkpoint,
             checkpoint_map: PageMap::default(),
             is_changed: false,
             noted_bytes: 0,
         };
-        Arc::new(Self { id, core, state: Mutex::new(state) })
+        Arc::new(Self { id, family, core, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, with the page map in memory.
-    fn loaded(&self) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.state();
-        if !state.is_loaded {
-            let entry = state.checkpoint.as_ref().expect("what is not loaded is in a checkpoint");
-            let source = Nodes { core: &self.core, facet: &state.name };
-            let map = map::load(&source, entry.map_root, entry.map_levels)?;
-            state.latest.map = map.clone();
-            state.durable.map = map.clone();
-            state.checkpoint_map = map;
-            state.is_loaded = true;
-        }
-        Ok(state)
-    }
-
-    /// Drops the page map from memory if nobody needs it there; says whether it is gone.
-    pub(crate) fn unload(&self) -> bool {
-        let mut state = self.state();
-        let idle = !state.is_changed
+    /// What the catalog has to know of the facet while nobody uses it, if nobody does: then
+    /// everything about it is in the last checkpoint.
+    pub(crate) fn idle_entry(&self) -> Option<FacetEntry> {
+        let state = self.state();
+        let is_idle = !state.is_changed
             && !state.has_writer
             && !state.is_deleted
             && state.pins.is_empty()
-            && state.dead.is_empty()
-            && state.checkpoint.as_ref().is_some_and(|entry| entry.version == state.latest.version);
-        if idle && state.is_loaded {
-            state.latest.map = PageMap::default();
-            state.durable.map = PageMap::default();
-            state.checkpoint_map = PageMap::default();
-            state.is_loaded = false;
-        }
-        idle
+            && (!state.is_loaded || state.history.is_idle());
+        let entry = state.checkpoint.as_ref().filter(|_| is_idle)?;
+        let is_current =
+            entry.meta.version == state.latest.meta.version && entry.name == state.name;
+        is_current.then(|| entry.clone())
     }
 
     /// Identity of the facet, unchanged by a rename.
@@ -156,14 +171,18 @@ impl Facet {
         self.id
     }
 
+    pub(crate) fn family(&self) -> FacetId {
+        self.family
+    }
+
     /// The name it has now.
     #[must_use]
     pub fn name(&self) -> FacetName {
         self.state().name.clone()
     }
 
-    /// Ticket of the create or rename that gave the facet its name, if that was since the store was
-    /// opened. Who finds a facet by name has observed it.
+    /// Ticket of the create, fork or rename that gave the facet its name, if that was since the
+    /// store was opened. Who finds a facet by name has observed it.
     #[must_use]
     pub fn name_ticket(&self) -> Ticket {
         self.state().name_ticket
@@ -172,7 +191,7 @@ impl Facet {
     /// Number of the newest commit, durable or not.
     #[must_use]
     pub fn latest_version(&self) -> Version {
-        self.state().latest.version
+        self.state().latest.meta.version
     }
 
     /// Ticket of the newest commit made since the store was opened.
@@ -193,6 +212,10 @@ impl Facet {
         self.state().is_deleted
     }
 
+    fn bookmark_of(&self, meta: &VersionMeta) -> Bookmark {
+        Bookmark { incarnation: meta.incarnation, version: meta.version, facet: self.id }
+    }
+
     /// Pins a version, in time that does not depend on its size.
     ///
     /// # Errors
@@ -200,16 +223,23 @@ impl Facet {
     /// read; [`Error::Poisoned`] or [`Error::Closed`].
     pub fn snapshot(self: &Arc<Self>, view: View) -> Result<Snapshot> {
         self.core.log.check_usable()?;
-        let mut state = self.loaded()?;
-        if state.is_deleted {
-            return Err(Error::FacetDeleted { name: state.name.to_string() });
-        }
+        let mut state = self.alive()?;
         let content = match view {
             View::Latest => state.latest.clone(),
             View::Durable => state.durable.clone(),
         };
-        state.pin(content.version);
+        state.pin(&content);
+        drop(state);
         Ok(Snapshot::new(Arc::clone(self), content))
+    }
+
+    /// The state of a facet that was not deleted, in memory.
+    fn alive(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.loaded()?;
+        if state.is_deleted {
+            return Err(Error::FacetDeleted { name: state.name.to_string() });
+        }
+        Ok(state)
     }
 
     /// Takes the facet's one place for a writer. The transaction starts from `base`, which must be
@@ -234,7 +264,7 @@ impl Facet {
         if state.has_writer {
             return Err(Error::WriterBusy { name: name() });
         }
-        if state.latest.version != base.version() {
+        if state.latest.meta.version != base.version() {
             return Err(Error::StaleSnapshot { name: name() });
         }
         state.has_writer = true;
@@ -252,70 +282,73 @@ impl Facet {
         self.state().name_ticket = ticket;
     }
 
-    /// Ends the facet's life: no snapshot and no commit from now on. Its page map is brought into
-    /// memory, so that its space can be given back when the delete is durable.
-    ///
-    /// A map that cannot be read is no reason to keep a facet; its space is then lost.
-    pub(crate) fn mark_deleted(&self) {
-        if let Err(error) = self.loaded().map(drop) {
-            tracing::warn!(%error, "the space of a deleted facet cannot be given back");
+    /// Puts the facet under other limits; the catalog's lock is held. What it has is counted out of
+    /// the old quotas and into the new ones.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let mut state = self.state();
+        let bytes = state.latest.meta.logical_bytes();
+        if !state.is_deleted {
+            state.limits.quotas.iter().for_each(|quota| quota.sub(bytes));
+            limits.quotas.iter().for_each(|quota| quota.add(bytes));
         }
-        self.state().is_deleted = true;
+        state.limits = limits;
+    }
+
+    /// Ends the facet's life: no snapshot and no commit from now on.
+    pub(crate) fn mark_deleted(&self) {
+        let mut state = self.state();
+        let bytes = state.latest.meta.logical_bytes();
+        state.limits.quotas.iter().for_each(|quota| quota.sub(bytes));
+        state.is_deleted = true;
+    }
+
+    /// Bytes of its pages in the latest version.
+    pub(crate) fn logical_bytes(&self) -> u64 {
+        self.state().latest.meta.logical_bytes()
     }
 
     /// What a list says of it: latest version, page size, pages.
     pub(crate) fn summary(&self) -> (Version, Option<PageSize>, u32) {
-        let latest = &self.state().latest;
-        (latest.version, latest.page_size, latest.page_count)
+        let meta = self.state().latest.meta;
+        (meta.version, meta.page_size, meta.page_count)
+    }
+
+    /// Segments that snapshots read, of versions that are no longer the durable one.
+    pub(crate) fn pinned_segments(&self, pinned: &mut FxHashSet<SegmentId>) {
+        let maps: Vec<PageMap> = {
+            let state = self.state();
+            let is_old = |pin: &&Pin| state.is_deleted || pin.version < state.durable.meta.version;
+            state.pins.iter().filter(is_old).map(|pin| pin.map.clone()).collect()
+        };
+        for map in maps {
+            map.for_each_stored(&mut |_, reference| {
+                pinned.insert(self.core.segments.files.place(reference.identity()).segment);
+            });
+        }
     }
 }
 
 impl State {
-    fn pin(&mut self, version: Version) {
-        match self.pins.binary_search_by_key(&version, |&(pinned, _)| pinned) {
-            Ok(at) => self.pins[at].1 += 1,
-            Err(at) => self.pins.insert(at, (version, 1)),
+    fn pin(&mut self, content: &Content) {
+        let version = content.meta.version;
+        match self.pins.binary_search_by_key(&version, |pin| pin.version) {
+            Ok(at) => {
+                // Whoever pinned it first may have read pages from memory that are stored by now.
+                self.pins[at].count += 1;
+                self.pins[at].map = content.map.clone();
+            }
+            Err(at) => self.pins.insert(at, Pin { version, count: 1, map: content.map.clone() }),
         }
     }
 
-    /// Ends a pin; hands pages that nothing needs any more to `free`.
-    fn unpin(&mut self, version: Version, mut free: impl FnMut(StoredRef)) {
+    fn unpin(&mut self, version: Version) {
         let at = self
             .pins
-            .binary_search_by_key(&version, |&(pinned, _)| pinned)
+            .binary_search_by_key(&version, |pin| pin.version)
             .expect("a snapshot's version is pinned");
-        self.pins[at].1 -= 1;
-        if self.pins[at].1 == 0 {
+        self.pins[at].count -= 1;
+        if self.pins[at].count == 0 {
             self.pins.remove(at);
         }
-        let oldest = self.pins.first().map(|&(version, _)| version);
-        while let Some(&(died, reference)) = self.dead.front() {
-            if oldest.is_some_and(|oldest| oldest < died) {
-                break;
-            }
-            self.dead.pop_front();
-            free(reference);
-        }
-    }
-}
-
-/// Reads page-map nodes of a facet.
-struct Nodes<'a> {
-    core: &'a Core,
-    facet: &'a FacetName,
-}
-
-impl NodeSource for Nodes<'_> {
-    fn node(&self, reference: StoredRef) -> Result<Vec<Option<StoredRef>>> {
-        let mut bytes = Vec::new();
-        self.core.segments.files.read(reference, &mut bytes)?;
-        record::decode_part(&bytes, reference.crc).and_then(decode_node).map_err(|malformed| {
-            Error::MapCorrupt {
-                facet: self.facet.to_string(),
-                segment: reference.segment,
-                offset: reference.offset(),
-                detail: malformed.0.to_owned(),
-            }
-        })
     }
 }

@@ -1,37 +1,25 @@
 //! Publication: what a flush does to facets once their records are durable. Recovery replays
 //! commits through the same steps.
 //!
-//! Steps run in order of LSN, while the flush has the lead. What leaves the durable version is free,
-//! unless an older version is pinned: then it is kept until that pin ends.
+//! Steps run in order of LSN, while the flush has the lead. What leaves the durable version becomes
+//! history, or nothing: what is live in segments is settled by the next checkpoint.
 
 use std::sync::Arc;
 
+use super::history::Edit;
 use super::{Content, Facet, State};
-use crate::format::catalog::FacetEntry;
-use crate::format::{StoredRef, record};
+use crate::format::StoredRef;
+use crate::format::catalog::VersionMeta;
+use crate::format::record::Referred;
 use crate::log::{CommitEffect, PageEffect};
-use crate::map::{self, PageMap, PageRef};
-use crate::segments::LiveChanges;
-use crate::types::{PageNo, PageSize, Version};
+use crate::map::{PageMap, PageRef};
+use crate::types::{Lsn, PageNo};
 
 /// A commit as it changes the durable version.
 pub(crate) struct Committed<'a> {
-    pub(crate) version: Version,
-    pub(crate) wall_ms: u64,
-    pub(crate) page_count: u32,
+    pub(crate) meta: VersionMeta,
     pub(crate) pages_kept: u32,
-    pub(crate) page_size: Option<PageSize>,
-    pub(crate) pages: &'a mut dyn Iterator<Item = (PageNo, StoredRef)>,
-}
-
-/// What a checkpoint takes of a changed facet.
-#[derive(Debug)]
-pub(crate) struct Captured {
-    pub(crate) facet: Arc<Facet>,
-    pub(crate) entry: FacetEntry,
-    /// The durable page map; `None` if it was not in memory, and so is as the last checkpoint has
-    /// it (a facet that was only renamed).
-    pub(crate) map: Option<PageMap>,
+    pub(crate) pages: &'a mut dyn Iterator<Item = (PageNo, Option<StoredRef>)>,
 }
 
 impl Facet {
@@ -39,29 +27,20 @@ impl Facet {
     pub(crate) fn publish_commit<'a>(
         self: &Arc<Self>,
         commit: &CommitEffect,
+        lsn: Lsn,
         pages: impl Iterator<Item = (&'a PageEffect, StoredRef)> + Clone,
-        changes: &mut LiveChanges,
     ) {
         let mut state = self.state();
-        let page_count = commit.spilled.len() + commit.pages.len();
-        for &(_, reference) in &commit.spilled {
-            changes.unpin(reference);
-        }
-        let spilled = commit.spilled.iter().copied();
-        let placed = pages.clone().map(|(page, reference)| (page.page, reference));
-        state.apply(
-            Committed {
-                version: commit.version,
-                wall_ms: commit.wall_ms,
-                page_count: commit.page_count,
-                pages_kept: commit.pages_kept,
-                page_size: commit.page_size,
-                pages: &mut spilled.chain(placed),
-            },
-            changes,
-        );
-        if state.latest.version == commit.version {
-            state.latest.map = state.durable.map.clone();
+        let page_count = commit.referred.len() + commit.pages.len();
+        self.note_spilled(&commit.referred);
+        let referred = commit.referred.iter().map(|page| (page.page, page.reference));
+        let placed = pages.clone().map(|(page, reference)| (page.page, Some(reference)));
+        let meta = VersionMeta { lsn, ..commit.meta };
+        let committed =
+            Committed { meta, pages_kept: commit.pages_kept, pages: &mut referred.chain(placed) };
+        let history_bytes = self.apply(&mut state, committed);
+        if state.latest.meta.version == meta.version {
+            state.latest = state.durable.clone();
         } else {
             // Newer commits are under way; only let go of this one's images.
             for (page, reference) in pages {
@@ -73,37 +52,70 @@ impl Facet {
                 }
             }
         }
-        self.note_change(&mut state, page_count);
+        self.trim(&mut state);
+        self.note_change(&mut state, page_count, history_bytes);
+    }
+
+    /// Pages that were spilled stay pinned until a checkpoint has counted them.
+    pub(crate) fn note_spilled(&self, referred: &[Referred]) {
+        let spilled = referred.iter().filter(|page| page.is_spilled);
+        let spilled: Vec<StoredRef> = spilled.filter_map(|page| page.reference).collect();
+        if !spilled.is_empty() {
+            self.core.with_changed(|changed| changed.spilled.extend(spilled));
+        }
     }
 
     /// Recovery: a commit found in the log.
     ///
     /// # Errors
     /// As [`Facet::snapshot`], if the page map cannot be read.
-    pub(crate) fn replay_commit(
-        self: &Arc<Self>,
-        commit: Committed<'_>,
-        changes: &mut LiveChanges,
-    ) -> crate::Result<()> {
+    pub(crate) fn replay_commit(self: &Arc<Self>, commit: Committed<'_>) -> crate::Result<()> {
         let mut state = self.loaded()?;
         let page_count = commit.pages.size_hint().0;
-        state.apply(commit, changes);
+        let history_bytes = self.apply(&mut state, commit);
         state.latest = state.durable.clone();
-        self.note_change(&mut state, page_count);
+        self.note_change(&mut state, page_count, history_bytes);
         Ok(())
+    }
+
+    /// Recovery: the content as replayed so far.
+    ///
+    /// # Errors
+    /// As [`Facet::snapshot`], if it cannot be read.
+    pub(crate) fn replayed(&self) -> crate::Result<Content> {
+        Ok(self.loaded()?.durable.clone())
+    }
+
+    /// The facet, which `source` was forked to, is durable. It begins with `content`, or else with
+    /// what is durable of the source by now: everything up to the fork, and nothing after it.
+    pub(crate) fn publish_fork(
+        self: &Arc<Self>,
+        source: &Arc<Self>,
+        content: Option<Content>,
+        lsn: Lsn,
+    ) {
+        let mut content = content.unwrap_or_else(|| source.state().durable.clone());
+        content.meta.lsn = lsn;
+        let mut state = self.state();
+        if state.latest.meta.version == content.meta.version {
+            state.latest = content.clone();
+        }
+        let page_count = content.meta.page_count as usize;
+        state.durable = content;
+        // Most of its nodes are on disk, but how many is not known without looking.
+        let pages = if state.durable.map.stored_root().is_some() { 0 } else { page_count };
+        self.note_change(&mut state, pages, 0);
     }
 
     /// The facet is new or renamed, durably.
     pub(crate) fn publish_touch(self: &Arc<Self>) {
-        self.note_change(&mut self.state(), 0);
+        self.note_change(&mut self.state(), 0, 0);
     }
 
     /// The delete of the facet is durable.
-    pub(crate) fn publish_delete(self: &Arc<Self>, changes: &mut LiveChanges) {
+    pub(crate) fn publish_delete(self: &Arc<Self>) {
         let mut state = self.state();
-        let map = std::mem::take(&mut state.durable.map);
-        let died = state.durable.version.next();
-        map.for_each_stored(&mut |reference| state.drop_page(reference, died, changes));
+        state.durable.map = PageMap::default();
         state.latest.map = PageMap::default();
         let name = state.name.clone();
         drop(state);
@@ -114,115 +126,73 @@ impl Facet {
         });
     }
 
-    /// Notes that the next checkpoint has to write the facet, and up to so many more of its pages'
-    /// nodes.
-    fn note_change(self: &Arc<Self>, state: &mut State, pages: usize) {
-        let is_new = !std::mem::replace(&mut state.is_changed, true);
-        let levels = u64::from(state.durable.map.levels()) + 1;
-        let added = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
-        let most = record::map_bytes_max(state.durable.page_count);
-        let noted = state.noted_bytes.saturating_add(added).min(most).max(state.noted_bytes);
-        let more = noted - std::mem::replace(&mut state.noted_bytes, noted);
-        if is_new || more > 0 {
-            self.core.with_changed(|changed| {
-                if is_new {
-                    changed.note_chunk(self.id, &state.name);
-                    changed.facets.push(Arc::clone(self));
-                }
-                changed.part_bytes += more;
-                self.core.segments.set_reserve(changed.part_bytes);
-            });
+    /// Lets go of history beyond what is to be kept; says whether a checkpoint has to be told.
+    pub(super) fn trim(&self, state: &mut State) -> bool {
+        if state.history.is_empty() {
+            return false;
         }
+        let mut retention = state.limits.retention;
+        let before = state.history.bytes();
+        retention.bytes = self.core.history.share(retention.bytes, before);
+        let newest = state.durable.meta;
+        let now_ms = self.core.environment.clock.wall_ms();
+        let changed = state.history.trim(retention, &newest, now_ms);
+        self.core.history.sub(before - state.history.bytes());
+        changed
     }
 
-    /// Checkpoint, at its cut: the durable state of a facet that changed. `None` if it was deleted.
-    pub(crate) fn capture(self: &Arc<Self>) -> Option<Captured> {
-        let mut state = self.state();
-        state.is_changed = false;
-        state.noted_bytes = 0;
-        if state.is_deleted {
-            return None;
-        }
-        let (map, map_levels, map_root) = if state.is_loaded {
-            (Some(state.durable.map.clone()), state.durable.map.levels(), None)
-        } else {
-            let last = state.checkpoint.as_ref().expect("what is not loaded is in a checkpoint");
-            (None, last.map_levels, last.map_root)
-        };
-        let entry = FacetEntry {
-            facet: self.id,
-            name: state.name.clone(),
-            version: state.durable.version,
-            wall_ms: state.durable.wall_ms,
-            page_count: state.durable.page_count,
-            page_size: state.durable.page_size,
-            map_levels,
-            map_root,
-        };
-        Some(Captured { facet: Arc::clone(self), entry, map })
-    }
-
-    /// Checkpoint: what the last checkpoint said of a facet that has not changed since.
+    /// Maintenance, with the log's lead: history may have become too old, or too much.
     ///
-    /// # Panics
-    /// If the last checkpoint did not know it: every new facet is a changed one.
-    pub(crate) fn checkpoint_entry(&self) -> FacetEntry {
-        self.state().checkpoint.clone().expect("an unchanged facet is in the last checkpoint")
+    /// # Errors
+    /// As [`Facet::snapshot`], if it cannot be read.
+    pub(crate) fn trim_history(self: &Arc<Self>) -> crate::Result<()> {
+        let mut state = self.loaded()?;
+        if self.trim(&mut state) && !state.is_deleted {
+            self.note_change(&mut state, 0, 0);
+        }
+        Ok(())
     }
 
-    /// Checkpoint: its nodes of `map` are written, whether or not the checkpoint succeeds. Hands
-    /// nodes that were written before and are not part of `map` to `obsolete`.
-    pub(crate) fn keep_written(&self, map: PageMap, obsolete: &mut impl FnMut(StoredRef)) {
-        let mut state = self.state();
-        map::obsolete_parts(&state.checkpoint_map, &map, obsolete);
-        state.checkpoint_map = map;
-    }
-
-    /// Checkpoint: it succeeded.
-    pub(crate) fn checkpointed(&self, entry: FacetEntry) {
-        self.state().checkpoint = Some(entry);
-    }
-
-    /// Checkpoint: the facet was deleted, so all its parts are obsolete.
-    pub(crate) fn forget_checkpoint(&self, obsolete: &mut impl FnMut(StoredRef)) {
-        self.keep_written(PageMap::default(), obsolete);
-    }
-
-    /// A checkpoint failed: the facet has still to be written by the next one.
-    pub(crate) fn restore_change(self: &Arc<Self>) {
-        let mut state = self.state();
-        let page_count = state.durable.page_count as usize;
-        self.note_change(&mut state, page_count);
+    /// Makes a commit the durable version; returns the bytes that a checkpoint has to write of its
+    /// history.
+    fn apply(&self, state: &mut State, commit: Committed<'_>) -> u64 {
+        let before = state.history.bytes();
+        let note_bytes = state.apply(commit);
+        self.core.history.add(state.history.bytes() - before);
+        note_bytes
     }
 }
 
 impl State {
-    /// Makes a commit the durable version.
-    fn apply(&mut self, commit: Committed<'_>, changes: &mut LiveChanges) {
-        let died = commit.version;
+    fn apply(&mut self, commit: Committed<'_>) -> u64 {
+        let before = self.durable.meta;
         let mut map = std::mem::take(&mut self.durable.map);
-        map.truncate(commit.pages_kept, &mut |reference| self.drop_page(reference, died, changes));
+        let mut replaced: Vec<(PageNo, Option<StoredRef>)> = Vec::new();
+        let keeps = self.limits.retention.is_on();
+        map.truncate(commit.pages_kept, &mut |index, reference| {
+            if keeps {
+                replaced.push((PageNo(index + 1), Some(reference)));
+            }
+        });
+        let cut_off = replaced.len();
         for (page, reference) in commit.pages {
-            changes.add(reference);
-            if let PageRef::Stored(old) = map.set(page.0 - 1, PageRef::Stored(reference)) {
-                self.drop_page(old, died, changes);
+            let new = reference.map_or(PageRef::Absent, PageRef::Stored);
+            let old = map.set(page.0 - 1, new);
+            let is_noted =
+                || replaced[..cut_off].binary_search_by_key(&page, |&(page, _)| page).is_ok();
+            if keeps && page.0 <= before.page_count && (page.0 <= commit.pages_kept || !is_noted())
+            {
+                let old = if let PageRef::Stored(old) = old { Some(old) } else { None };
+                replaced.push((page, old));
             }
         }
-        self.durable = Content {
-            version: commit.version,
-            wall_ms: commit.wall_ms,
-            page_size: commit.page_size,
-            page_count: commit.page_count,
-            map,
-        };
-    }
-
-    /// A page is not part of version `died` and later durable ones.
-    fn drop_page(&mut self, reference: StoredRef, died: Version, changes: &mut LiveChanges) {
-        changes.remove(reference);
-        if self.pins.first().is_some_and(|&(oldest, _)| oldest < died) {
-            changes.pin(reference);
-            self.dead.push_back((died, reference));
+        self.durable = Content { meta: commit.meta, map };
+        if !keeps {
+            return 0;
         }
+        let edit = Edit { meta: before, pages: replaced };
+        let note_bytes = edit.note_bytes();
+        self.history.push(edit);
+        note_bytes
     }
 }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{Content, Facet};
+use crate::bookmark::Bookmark;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::page::UnverifiedPage;
 use crate::format::{Malformed, StoredRef};
 use crate::map::PageRef;
-use crate::segments::LiveChanges;
+use crate::segments::Damage;
 use crate::types::{PageNo, PageSize, Version};
 
 /// A pinned version of a facet: what it reads stays the same, whatever is committed. Cloning is
@@ -27,15 +28,7 @@ struct Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let mut changes = LiveChanges::default();
-        let mut freed = false;
-        self.facet.state().unpin(self.content.version, |reference| {
-            changes.unpin(reference);
-            freed = true;
-        });
-        if freed {
-            self.facet.core.segments.apply(&changes);
-        }
+        self.facet.state().unpin(self.content.meta.version);
     }
 }
 
@@ -56,19 +49,32 @@ impl Snapshot {
     /// Number of the version.
     #[must_use]
     pub fn version(&self) -> Version {
-        self.content().version
+        self.content().meta.version
+    }
+
+    /// Names the version. It may be one that a crash can still take, if the snapshot is of
+    /// [`View::Latest`](crate::View::Latest).
+    #[must_use]
+    pub fn bookmark(&self) -> Bookmark {
+        self.facet().bookmark_of(&self.content().meta)
+    }
+
+    /// When it was committed: milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.content().meta.wall_ms
     }
 
     /// Size of its pages; `None` while the facet has never had one.
     #[must_use]
     pub fn page_size(&self) -> Option<PageSize> {
-        self.content().page_size
+        self.content().meta.page_size
     }
 
     /// Number of its pages.
     #[must_use]
     pub fn page_count(&self) -> u32 {
-        self.content().page_count
+        self.content().meta.page_count
     }
 
     /// Copies a page to `into`, whose length must be the page size. A page that was never written
@@ -79,16 +85,17 @@ impl Snapshot {
     /// [`Error::InvalidInput`] if there is no such page or `into` has another length.
     pub fn read_page(&self, page: PageNo, into: &mut [u8]) -> Result<()> {
         let content = self.content();
+        let meta = &content.meta;
         if page.0 == 0
-            || page.0 > content.page_count
-            || content.page_size.map(PageSize::bytes) != Some(into.len())
+            || page.0 > meta.page_count
+            || meta.page_size.map(PageSize::bytes) != Some(into.len())
         {
             return Err(Error::InvalidInput(format!(
                 "facet {}: page {page} of {} bytes was asked for, but it has {} pages of {} bytes",
                 self.facet().name(),
                 into.len(),
-                content.page_count,
-                content.page_size.map_or(0, PageSize::bytes),
+                meta.page_count,
+                meta.page_size.map_or(0, PageSize::bytes),
             )));
         }
         match content.map.get(page.0 - 1) {
@@ -118,18 +125,19 @@ pub(super) fn read_stored(
     // After a close the files may belong to somebody else.
     core.log.check_open()?;
     RECORD.with_borrow_mut(|record| {
-        core.segments.files.read(reference, record)?;
-        let checked = UnverifiedPage::parse(record).and_then(|found| {
+        let read = core.segments.files.read_checked(reference, record, |record| {
+            let found = UnverifiedPage::parse(record)?;
             if found.page != page || found.crc != reference.crc {
                 return Err(Malformed("another page, or another version of it, is in its place"));
             }
             found.unpack(into)
-        });
-        checked.map_err(|malformed| Error::PageCorrupt {
+        })?;
+        read.map_err(|Damage { place, path, malformed }| Error::PageCorrupt {
             facet: facet(),
             page,
-            segment: reference.segment,
-            offset: reference.offset(),
+            path,
+            segment: place.segment,
+            offset: place.offset(),
             detail: malformed.0.to_owned(),
         })
     })

@@ -8,12 +8,13 @@ use super::snapshot::read_stored;
 use super::{Facet, Snapshot};
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::record::{self, CommitHeader};
+use crate::format::catalog::VersionMeta;
+use crate::format::record::{self, CommitHeader, Referred};
 use crate::format::{StoredRef, page};
 use crate::log::{CommitEffect, Effect, PageEffect, SpillPlace};
-use crate::map::PageRef;
-use crate::segments::{LiveChanges, Purpose};
-use crate::types::{PageNo, PageSize, Ticket, View};
+use crate::map::{PageMap, PageRef, differing_pages};
+use crate::segments::Purpose;
+use crate::types::{Lsn, PageNo, PageSize, Ticket, View};
 
 /// A page of the open transaction.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ struct Stage {
     page_count: u32,
     /// Pages of the base that are still part of the transaction's view.
     pages_kept: u32,
+    /// Pages that become what they were in an older version.
+    restored: Vec<(PageNo, Option<StoredRef>)>,
     /// Bytes of the staged pages that are in memory.
     image_bytes: usize,
     is_dirty: bool,
@@ -68,6 +71,7 @@ impl Stage {
         self.page_size = base.page_size();
         self.page_count = base.page_count();
         self.pages_kept = self.page_count;
+        self.restored.clear();
         self.image_bytes = 0;
         self.is_dirty = false;
         self.is_broken = false;
@@ -326,13 +330,33 @@ impl Writer {
     ///
     /// # Errors
     /// Nothing is committed and what was staged is discarded: [`Error::NoSpace`],
-    /// [`Error::FacetDeleted`], [`Error::Poisoned`], [`Error::Closed`], or [`Error::InvalidInput`]
-    /// if the transaction is too large for a segment.
+    /// [`Error::QuotaExceeded`], [`Error::FacetDeleted`], [`Error::Poisoned`], [`Error::Closed`], or
+    /// [`Error::InvalidInput`] if the transaction is too large for a segment.
     pub fn commit(&mut self, log_buffer: usize) -> Result<Ticket> {
         if !self.stage.is_dirty {
             return Ok(self.facet().latest_ticket());
         }
-        let result = self.append_commit(log_buffer);
+        let result = self.append_commit(log_buffer, None);
+        if result.is_err() {
+            self.discard();
+        }
+        result
+    }
+
+    /// Commits `old`, a version of the past, as the next version.
+    pub(super) fn commit_version(&mut self, old: &Snapshot) -> Result<Ticket> {
+        let (content, base) = (old.content(), self.base.content());
+        let stage = &mut self.stage;
+        let nothing = PageMap::default();
+        // Pages of another size have nothing in common.
+        let is_same_size = content.meta.page_size == base.meta.page_size;
+        let from = if is_same_size { &base.map } else { &nothing };
+        stage.restored = differing_pages(from, &content.map, content.meta.page_count);
+        stage.page_size = content.meta.page_size;
+        stage.page_count = content.meta.page_count;
+        stage.pages_kept = if is_same_size { stage.pages_kept.min(stage.page_count) } else { 0 };
+        stage.is_dirty = true;
+        let result = self.append_commit(0, Some(old));
         if result.is_err() {
             self.discard();
         }
@@ -346,73 +370,80 @@ impl Writer {
         Ok(())
     }
 
-    fn append_commit(&mut self, log_buffer: usize) -> Result<Ticket> {
+    /// `old`: the version of the past that is staged, which must still be kept.
+    fn append_commit(&mut self, log_buffer: usize, old: Option<&Snapshot>) -> Result<Ticket> {
         self.check_whole()?;
         let facet = Arc::clone(self.facet());
         let core = &facet.core;
         let mut images = Vec::with_capacity(self.stage.pages.len());
-        let mut spilled = Vec::new();
+        let old_pages = self.stage.restored.iter();
+        let mut referred: Vec<Referred> = old_pages
+            .map(|&(page, reference)| Referred { page, reference, is_spilled: false })
+            .collect();
         for (&page, staged) in &self.stage.pages {
+            let page = PageNo(page);
             match staged {
-                Staged::Image(image) => images.push((PageNo(page), Arc::clone(image))),
-                Staged::Spilled(reference) => spilled.push((PageNo(page), *reference)),
+                Staged::Image(image) => images.push((page, Arc::clone(image))),
+                Staged::Spilled(reference) => {
+                    referred.push(Referred { page, reference: Some(*reference), is_spilled: true });
+                }
             }
         }
         images.sort_unstable_by_key(|&(page, _)| page);
-        spilled.sort_unstable_by_key(|&(page, _)| page);
+        referred.sort_unstable_by_key(|referred| referred.page);
         let size = self.stage.page_size.unwrap_or(PageSize::MIN);
-        let bytes = record::commit_bytes_max(spilled.len(), images.len(), size);
+        let bytes = record::commit_bytes_max(referred.len(), images.len(), size);
         let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
         let wall_ms = core.environment.clock.wall_ms();
 
-        // From here on nothing fails. The facet's lock is held while the record is appended, so
-        // that the order of its versions is the order of their LSNs.
-        let mut state = facet.loaded()?;
-        if state.is_deleted {
-            return Err(Error::FacetDeleted { name: state.name.to_string() });
+        // The facet's lock is held while the record is appended, so that the order of its versions
+        // is the order of their LSNs.
+        let mut state = facet.alive()?;
+        if let Some(old) = old {
+            // A checkpoint that no longer counts what only that version has cannot come between
+            // this and the append, since it flushes first; one that did is seen here.
+            facet.check_kept(&state, &old.bookmark())?;
         }
+        let meta = VersionMeta {
+            version: state.latest.meta.version.next(),
+            incarnation: core.incarnation,
+            lsn: Lsn(0),
+            wall_ms,
+            page_count: self.stage.page_count,
+            page_size: self.stage.page_size,
+        };
+        state.limits.change(state.latest.meta.logical_bytes(), meta.logical_bytes())?;
+        // From here on nothing fails.
         let latest = &mut state.latest;
-        latest.version = latest.version.next();
-        latest.wall_ms = wall_ms;
-        latest.map.truncate(self.stage.pages_kept, &mut |_| ());
-        for &(page, reference) in &spilled {
-            latest.map.set(page.0 - 1, PageRef::Stored(reference));
+        latest.meta = meta;
+        latest.map.truncate(self.stage.pages_kept, &mut |_, _| ());
+        for page in &referred {
+            let new = page.reference.map_or(PageRef::Absent, PageRef::Stored);
+            latest.map.set(page.page.0 - 1, new);
         }
         for (page, image) in &images {
             latest.map.set(page.0 - 1, PageRef::Pending(Arc::clone(image)));
         }
-        latest.page_count = self.stage.page_count;
-        latest.page_size = self.stage.page_size;
 
         let header = CommitHeader {
             facet: facet.id,
-            version: latest.version,
-            wall_ms,
+            meta,
             monotonic_ns: core.monotonic_ns(),
-            page_count: self.stage.page_count,
             pages_kept: self.stage.pages_kept,
-            page_size: self.stage.page_size,
         };
         let ticket = core.log.append(admission, log_buffer, |lsn, out| {
-            let start = record::start_commit(lsn, &header, &spilled, images.len(), out);
+            let start = record::start_commit(lsn, &header, &referred, images.len(), out);
             let pages = encode_pages(&facet, size, images, out);
             record::finish(start, out);
-            Effect::Commit(CommitEffect {
-                facet: Arc::clone(&facet),
-                version: header.version,
-                wall_ms,
-                page_count: header.page_count,
-                pages_kept: header.pages_kept,
-                page_size: header.page_size,
-                spilled,
-                pages,
-            })
+            let facet = Arc::clone(&facet);
+            let pages_kept = header.pages_kept;
+            Effect::Commit(CommitEffect { facet, meta, pages_kept, referred, pages })
         });
         state.latest_ticket = ticket;
         let content = state.latest.clone();
-        state.pin(content.version);
+        state.pin(&content);
         drop(state);
-        // Spilled pages stay pinned until the commit is published, which counts them as live.
+        // Spilled pages stay pinned until a checkpoint has counted them.
         self.stage.pages.clear();
         self.base = Snapshot::new(facet, content);
         self.stage.rewind(&self.base);
@@ -438,9 +469,7 @@ impl Writer {
 
     fn unpin_spilled(&self, staged: &Staged) {
         if let Staged::Spilled(reference) = staged {
-            let mut changes = LiveChanges::default();
-            changes.unpin(*reference);
-            self.core().segments.apply(&changes);
+            self.core().segments.unpin(*reference);
         }
     }
 }

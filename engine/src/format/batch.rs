@@ -1,7 +1,7 @@
 //! A batch: what one flush writes with one write and one sync.
 //!
 //! A batch starts on a block boundary, is padded with zeros to the next one, and is valid as a
-//! whole or not at all: if and only if magic, place (store, segment, generation, offset) and hash
+//! whole or not at all: if and only if magic, place (store, segment, offset) and hash
 //! are right. It continues a log if its first LSN and previous hash are the ones expected.
 //!
 //! | offset | bytes | field |
@@ -10,18 +10,17 @@
 //! | 4 | 4 | bytes of records after this header, without padding |
 //! | 8 | 16 | store id |
 //! | 24 | 4 | segment |
-//! | 28 | 4 | generation |
-//! | 32 | 4 | offset of this header in the segment |
-//! | 36 | 4 | incarnation |
+//! | 28 | 4 | offset of this header in the segment |
+//! | 32 | 4 | incarnation |
+//! | 36 | 4 | number of records; their LSNs are consecutive |
 //! | 40 | 8 | LSN of the first record |
-//! | 48 | 4 | number of records; their LSNs are consecutive |
-//! | 52 | 4 | reserved |
+//! | 48 | 8 | reserved |
 //! | 56 | 8 | durable-through LSN: all up to it was synced before this batch was written |
 //! | 64 | 32 | hash of the previous batch |
 //! | 96 | 32 | blake3 of bytes 0 to 95 and the records |
 
 use super::{BLOCK_BYTES, Hash, Malformed, Reader};
-use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
+use crate::types::{Incarnation, Lsn, SegmentId, StoreId};
 
 const MAGIC: &[u8; 4] = b"LBAT";
 const HASH_AT: usize = 96;
@@ -37,7 +36,6 @@ pub(crate) fn padded_bytes(records: usize) -> usize {
 pub(crate) struct BatchHeader {
     pub(crate) store: StoreId,
     pub(crate) segment: SegmentId,
-    pub(crate) generation: Generation,
     pub(crate) offset: u32,
     pub(crate) incarnation: Incarnation,
     pub(crate) first_lsn: Lsn,
@@ -60,12 +58,11 @@ impl BatchHeader {
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&records.to_le_bytes());
         header.extend_from_slice(&self.store.0);
-        for value in [self.segment.0, self.generation.0, self.offset, self.incarnation.0] {
+        for value in [self.segment.0, self.offset, self.incarnation.0, self.record_count] {
             header.extend_from_slice(&value.to_le_bytes());
         }
         header.extend_from_slice(&self.first_lsn.0.to_le_bytes());
-        header.extend_from_slice(&self.record_count.to_le_bytes());
-        header.extend_from_slice(&[0; 4]);
+        header.extend_from_slice(&[0; 8]);
         header.extend_from_slice(&self.durable_through.0.to_le_bytes());
         header.extend_from_slice(&self.previous_hash);
         debug_assert_eq!(header.len(), HASH_AT);
@@ -91,13 +88,12 @@ pub(crate) struct UnverifiedBatch {
 }
 
 impl UnverifiedBatch {
-    /// Reads a header found at `offset` of `segment`; `None` if it cannot be a batch put there in
-    /// this generation (in any, if `None`), whose records would end at or before `end`.
+    /// Reads a header found at `offset` of `segment` (of any, if `None`); `None` if it cannot be a
+    /// batch put there, whose records would end at or before `end`.
     pub(crate) fn parse(
         bytes: &[u8],
         store: StoreId,
-        segment: SegmentId,
-        generation: Option<Generation>,
+        segment: Option<SegmentId>,
         offset: u32,
         end: u32,
     ) -> Option<Self> {
@@ -110,14 +106,13 @@ impl UnverifiedBatch {
             let header = BatchHeader {
                 store: StoreId(reader.array()?),
                 segment: SegmentId(reader.u32()?),
-                generation: Generation(reader.u32()?),
                 offset: reader.u32()?,
                 incarnation: Incarnation(reader.u32()?),
-                first_lsn: Lsn(reader.u64()?),
-                record_count: {
-                    let count = reader.u32()?;
-                    reader.reserved(4)?;
-                    count
+                record_count: reader.u32()?,
+                first_lsn: {
+                    let lsn = Lsn(reader.u64()?);
+                    reader.reserved(8)?;
+                    lsn
                 },
                 durable_through: Lsn(reader.u64()?),
                 previous_hash: reader.array()?,
@@ -130,8 +125,7 @@ impl UnverifiedBatch {
         let batch = parse().ok()?;
         let header = &batch.header;
         let here = header.store == store
-            && header.segment == segment
-            && generation.is_none_or(|generation| header.generation == generation)
+            && segment.is_none_or(|segment| header.segment == segment)
             && header.offset == offset;
         let fits = batch.records as usize <= (end.saturating_sub(offset)) as usize
             && padded_bytes(batch.records as usize) <= (end.saturating_sub(offset)) as usize;
@@ -160,7 +154,6 @@ mod tests {
         let header = BatchHeader {
             store: StoreId([1; 16]),
             segment: SegmentId(2),
-            generation: Generation(3),
             offset: 4096,
             incarnation: Incarnation(1),
             first_lsn: Lsn(10),
@@ -173,14 +166,8 @@ mod tests {
         let hash = header.seal(&mut batch, 0);
         assert_eq!(batch.len(), 8192);
         let open = |bytes: &[u8]| {
-            let batch = UnverifiedBatch::parse(
-                bytes,
-                StoreId([1; 16]),
-                SegmentId(2),
-                Some(Generation(3)),
-                4096,
-                1 << 20,
-            )?;
+            let batch =
+                UnverifiedBatch::parse(bytes, StoreId([1; 16]), Some(SegmentId(2)), 4096, 1 << 20)?;
             let len = batch.record_bytes();
             batch.verify(bytes.get(HEADER_BYTES..HEADER_BYTES + len)?)
         };

@@ -25,6 +25,10 @@ const _: () = assert!(BLOCK_BYTES_STORED as usize == BLOCK_BYTES);
 /// Records, and page images in them, start on a multiple of this.
 pub(crate) const SLOT_BYTES: usize = 8;
 
+/// The same as the format stores it.
+pub(crate) const SLOT_BYTES_STORED: u32 = 8;
+const _: () = assert!(SLOT_BYTES_STORED as usize == SLOT_BYTES);
+
 /// blake3 digest.
 pub(crate) type Hash = [u8; 32];
 
@@ -43,12 +47,35 @@ pub(crate) struct StoredRef {
     pub(crate) crc: u32,
 }
 
+/// Where something was first written. It keeps this name when the cleaner moves it, and no two
+/// things ever have the same, since segment ids are not used again. In order of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Identity {
+    pub(crate) segment: SegmentId,
+    /// Offset in the segment in units of [`SLOT_BYTES`].
+    pub(crate) slot: u32,
+}
+
+impl Identity {
+    /// Before everything that was ever written.
+    pub(crate) const FIRST: Self = Self { segment: SegmentId(0), slot: 0 };
+
+    pub(crate) fn offset(self) -> u64 {
+        u64::from(self.slot) * SLOT_BYTES as u64
+    }
+}
+
 impl StoredRef {
     /// Bytes of an encoded reference.
     pub(crate) const BYTES: usize = 16;
 
+    /// Offset in the segment it was first written to, in bytes.
     pub(crate) fn offset(self) -> u64 {
-        u64::from(self.slot) * SLOT_BYTES as u64
+        self.identity().offset()
+    }
+
+    pub(crate) fn identity(self) -> Identity {
+        Identity { segment: self.segment, slot: self.slot }
     }
 
     /// Appends the reference; `None` (a page that was never written) is all zeros.

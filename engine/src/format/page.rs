@@ -124,6 +124,8 @@ fn find_extents(image: &[u8], extents: &mut Vec<(u16, u16)>) {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnverifiedPage<'a> {
     pub(crate) page: PageNo,
+    /// The facet it was written for: the one that has it, or one that that was forked from.
+    pub(crate) facet: FacetId,
     size: PageSize,
     encoding: u8,
     pub(crate) crc: u32,
@@ -138,7 +140,7 @@ impl<'a> UnverifiedPage<'a> {
         let mut reader = Reader::new(bytes);
         let page = reader.page_no()?;
         let payload = reader.u32()? as usize;
-        let _written_for = FacetId(reader.u64()?);
+        let facet = FacetId(reader.u64()?);
         let encoding = reader.u8()?;
         let size = PageSize::from_log2(reader.u8()?).ok_or(Malformed("the page size is wrong"))?;
         reader.reserved(2)?;
@@ -151,7 +153,7 @@ impl<'a> UnverifiedPage<'a> {
             return Err(Malformed("the payload ends early"));
         }
         let record = &bytes[..HEADER_BYTES + payload];
-        Ok(Self { page, size, encoding, crc, record, len })
+        Ok(Self { page, facet, size, encoding, crc, record, len })
     }
 
     pub(crate) fn size(&self) -> PageSize {

@@ -22,8 +22,9 @@
 //! | 56 | 4 | number of pages by reference |
 //! | 60 | 4 | number of pages inline |
 //! | 64 | 1 | binary logarithm of the page size (0: the facet never had a page) |
-//! | 65 | 7 | reserved |
-//! | 72 | 24 each | page number (4), reserved (4), reference (16) of pages spilled earlier |
+//! | 65 | 3 | reserved |
+//! | 68 | 4 | incarnation that committed it |
+//! | 72 | 24 each | pages by reference: page number (4), 1 if it was spilled by this transaction, 0 if it is of an older version (4), reference (16; zeros: as if never written) |
 //! | … | … | page records of the other pages |
 //!
 //! Kind 2, *spill*: pages of a transaction that has not committed. Means nothing by itself.
@@ -40,56 +41,144 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 16 | 8 | wall time in milliseconds since the Unix epoch |
-//! | 24 | 8 | facet (create only) |
-//! | 32 | 1 | 1 create, 2 delete the subtree, 3 rename the subtree |
+//! | 24 | 8 | facet (create), bytes (quota, retention) |
+//! | 32 | 1 | 1 create, 2 delete the subtree, 3 rename the subtree, 4 set and 5 lift a quota of the subtree, 6 set and 7 lift a retention of the subtree |
 //! | 33 | 3 | reserved |
 //! | 36 | 2 | bytes of the name |
 //! | 38 | 2 | bytes of the new name (rename only) |
-//! | 40 | … | name, new name, padded with zeros to a multiple of 8 |
+//! | 40 | 8 | milliseconds (retention) |
+//! | 48 | … | name, new name, padded with zeros to a multiple of 8 |
 //!
-//! Kind 4, *checkpoint part*: a page-map node, a catalog chunk or a checkpoint root (see
-//! `catalog.rs`). Means nothing by itself; the superblock leads to it. A reference to one covers the
-//! whole record, and its checksum is the one stored in it.
+//! Kind 4, *checkpoint part*: see `catalog.rs`. Means nothing by itself; the superblock leads to it. A
+//! reference to one covers the whole record, and its checksum is the one stored in it.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 16 | 4 | crc32c of the payload |
+//! | 16 | 4 | crc32c of the rest, without padding |
 //! | 20 | 4 | bytes of payload, without padding |
-//! | 24 | … | payload, padded with zeros to a multiple of 8 |
+//! | 24 | 1 | 1 page-map node, 2 catalog chunk, 3 history part, 4 root, 5 shared references, 6 forwards, 7 settings, 8 index of a history |
+//! | 25 | 1 | level of the node: 0 is a leaf |
+//! | 26 | 2 | reserved |
+//! | 28 | 4 | number of the node at its level; segment of the forwards |
+//! | 32 | 8 | facet the node or the history was written for; number of the chunk |
+//! | 40 | … | payload, padded with zeros to a multiple of 8 |
+//!
+//! Kind 5, *fork*: facets that begin with what others have.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 16 | 8 | wall time in milliseconds since the Unix epoch |
+//! | 24 | 4 | number of new facets |
+//! | 28 | 4 | reserved |
+//! | 32 | … | for each: new facet (8), source (8), the source's newest version (8), version the new facet begins with (40, see `catalog.rs`), number of pages in which that differs from the source's newest (4), bytes of the name (2), reserved (2), those pages: number (4), reserved (4), reference (16; zeros: never written), name, padded with zeros to a multiple of 8 |
+//!
+//! Kind 6, *survivor*: a page record or checkpoint part that the cleaner moved, byte by byte. Only in
+//! segments of survivors.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 16 | 16 | the reference that leads to it, as it is everywhere |
+//! | 32 | … | what was there |
 
+use super::catalog::{self, ChunkNo, VersionMeta, decode_name, name_len};
 use super::page::UnverifiedPage;
-use super::{Malformed, Reader, SLOT_BYTES, StoredRef, catalog, pad, stored_len};
+use super::{Malformed, Reader, SLOT_BYTES, StoredRef, pad, stored_len};
 use crate::name::FacetName;
-use crate::types::{FacetId, Lsn, PageNo, PageSize, Version};
+use crate::types::{FacetId, Incarnation, Lsn, PageNo, PageSize, SegmentId, Version};
 
 const COMMIT: u8 = 1;
 const SPILL: u8 = 2;
 const CATALOG: u8 = 3;
 const PART: u8 = 4;
+const FORK: u8 = 5;
+const SURVIVOR: u8 = 6;
 
 /// Bytes of the header of every record.
 pub(crate) const HEADER_BYTES: usize = 16;
 const COMMIT_FIXED_BYTES: usize = 72;
-const SPILLED_BYTES: usize = 24;
+const REFERRED_BYTES: usize = 24;
+const PART_FIXED_BYTES: usize = 24;
+const FORK_FIXED_BYTES: usize = 16;
+const FORK_ENTRY_BYTES: usize = 72;
+/// Bytes of a survivor record before what was moved.
+pub(crate) const SURVIVOR_FIXED_BYTES: usize = HEADER_BYTES + StoredRef::BYTES;
 
 /// What a commit says besides its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CommitHeader {
     pub(crate) facet: FacetId,
-    pub(crate) version: Version,
-    pub(crate) wall_ms: u64,
+    /// The version it makes. Its LSN is the record's.
+    pub(crate) meta: VersionMeta,
     pub(crate) monotonic_ns: u64,
-    pub(crate) page_count: u32,
     pub(crate) pages_kept: u32,
-    pub(crate) page_size: Option<PageSize>,
+}
+
+/// A page that a commit has by reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Referred {
+    pub(crate) page: PageNo,
+    /// `None`: as if it was never written.
+    pub(crate) reference: Option<StoredRef>,
+    /// It was spilled by this transaction; if not, it is of an older version.
+    pub(crate) is_spilled: bool,
+}
+
+/// A facet that begins with what another has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForkEntry {
+    pub(crate) facet: FacetId,
+    pub(crate) name: FacetName,
+    pub(crate) source: FacetId,
+    /// Newest version of the source at that point of the log.
+    pub(crate) source_version: Version,
+    /// The version the new facet begins with.
+    pub(crate) meta: VersionMeta,
+    /// Where that differs from the source's newest version.
+    pub(crate) pages: Vec<(PageNo, Option<StoredRef>)>,
+}
+
+/// What a checkpoint part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PartKind {
+    /// A page-map node: number `index` at its level, in the map of `owner` or a fork of it.
+    Node {
+        owner: FacetId,
+        level: u8,
+        index: u32,
+    },
+    Chunk(ChunkNo),
+    History(FacetId),
+    HistoryIndex(FacetId),
+    Root,
+    Shared,
+    Forwards(SegmentId),
+    Settings,
 }
 
 /// A change of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CatalogChange {
-    Create { facet: FacetId, name: FacetName },
-    Delete { name: FacetName },
-    Rename { from: FacetName, to: FacetName },
+    Create {
+        facet: FacetId,
+        name: FacetName,
+    },
+    Delete {
+        name: FacetName,
+    },
+    Rename {
+        from: FacetName,
+        to: FacetName,
+    },
+    /// Bytes of pages that a subtree may have.
+    Quota {
+        name: FacetName,
+        bytes: Option<u64>,
+    },
+    /// Bytes and milliseconds of history that facets of a subtree keep.
+    Retention {
+        name: FacetName,
+        limits: Option<(u64, u64)>,
+    },
 }
 
 /// Starts a record; [`finish`] completes it.
@@ -112,24 +201,26 @@ pub(crate) fn finish(start: usize, out: &mut Vec<u8>) {
 pub(crate) fn start_commit(
     lsn: Lsn,
     header: &CommitHeader,
-    spilled: &[(PageNo, StoredRef)],
+    referred: &[Referred],
     inline: usize,
     out: &mut Vec<u8>,
 ) -> usize {
     let start = start(COMMIT, lsn, out);
-    for value in [header.facet.0, header.version.0, header.wall_ms, header.monotonic_ns] {
+    let meta = &header.meta;
+    for value in [header.facet.0, meta.version.0, meta.wall_ms, header.monotonic_ns] {
         out.extend_from_slice(&value.to_le_bytes());
     }
-    let (spilled_len, inline) = (stored_len(spilled.len()), stored_len(inline));
-    for value in [header.page_count, header.pages_kept, spilled_len, inline] {
+    let (referred_len, inline) = (stored_len(referred.len()), stored_len(inline));
+    for value in [meta.page_count, header.pages_kept, referred_len, inline] {
         out.extend_from_slice(&value.to_le_bytes());
     }
-    out.extend_from_slice(&[header.page_size.map_or(0, PageSize::log2), 0, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&[meta.page_size.map_or(0, PageSize::log2), 0, 0, 0]);
+    out.extend_from_slice(&meta.incarnation.0.to_le_bytes());
     debug_assert_eq!(out.len() - start, COMMIT_FIXED_BYTES);
-    for &(page, reference) in spilled {
-        out.extend_from_slice(&page.0.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
-        StoredRef::encode(Some(reference), out);
+    for page in referred {
+        out.extend_from_slice(&page.page.0.to_le_bytes());
+        out.extend_from_slice(&u32::from(page.is_spilled).to_le_bytes());
+        StoredRef::encode(page.reference, out);
     }
     start
 }
@@ -144,41 +235,87 @@ pub(crate) fn start_spill(lsn: Lsn, facet: FacetId, count: usize, out: &mut Vec<
 }
 
 /// Most bytes a commit of that many pages takes.
-pub(crate) fn commit_bytes_max(spilled: usize, inline: usize, size: PageSize) -> usize {
-    COMMIT_FIXED_BYTES + spilled * SPILLED_BYTES + inline * super::page::record_bytes_max(size)
+pub(crate) fn commit_bytes_max(referred: usize, inline: usize, size: PageSize) -> usize {
+    COMMIT_FIXED_BYTES + referred * REFERRED_BYTES + inline * super::page::record_bytes_max(size)
 }
 
 /// Appends a catalog record.
 pub(crate) fn encode_catalog(lsn: Lsn, wall_ms: u64, change: &CatalogChange, out: &mut Vec<u8>) {
-    let (action, facet, name, new_name) = match change {
-        CatalogChange::Create { facet, name } => (1, facet.0, name.as_str(), ""),
-        CatalogChange::Delete { name } => (2, 0, name.as_str(), ""),
-        CatalogChange::Rename { from, to } => (3, 0, from.as_str(), to.as_str()),
+    let none = "";
+    let (action, value, ms, name, new_name) = match change {
+        CatalogChange::Create { facet, name } => (1, facet.0, 0, name.as_str(), none),
+        CatalogChange::Delete { name } => (2, 0, 0, name.as_str(), none),
+        CatalogChange::Rename { from, to } => (3, 0, 0, from.as_str(), to.as_str()),
+        CatalogChange::Quota { name, bytes: Some(bytes) } => (4, *bytes, 0, name.as_str(), none),
+        CatalogChange::Quota { name, bytes: None } => (5, 0, 0, name.as_str(), none),
+        CatalogChange::Retention { name, limits: Some((bytes, ms)) } => {
+            (6, *bytes, *ms, name.as_str(), none)
+        }
+        CatalogChange::Retention { name, limits: None } => (7, 0, 0, name.as_str(), none),
     };
     let start = start(CATALOG, lsn, out);
     out.extend_from_slice(&wall_ms.to_le_bytes());
-    out.extend_from_slice(&facet.to_le_bytes());
+    out.extend_from_slice(&value.to_le_bytes());
     out.extend_from_slice(&[action, 0, 0, 0]);
     for name in [name, new_name] {
         let len = u16::try_from(name.len()).expect("a name has at most 512 bytes");
         out.extend_from_slice(&len.to_le_bytes());
     }
+    out.extend_from_slice(&ms.to_le_bytes());
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(new_name.as_bytes());
     finish(start, out);
 }
 
 /// Most bytes a catalog record takes.
-pub(crate) const CATALOG_BYTES_MAX: usize = 40 + 2 * crate::name::NAME_BYTES_MAX + SLOT_BYTES;
+pub(crate) const CATALOG_BYTES_MAX: usize = 48 + 2 * crate::name::NAME_BYTES_MAX + SLOT_BYTES;
+
+/// Appends a fork record.
+pub(crate) fn encode_fork(lsn: Lsn, wall_ms: u64, entries: &[ForkEntry], out: &mut Vec<u8>) {
+    let start = start(FORK, lsn, out);
+    out.extend_from_slice(&wall_ms.to_le_bytes());
+    out.extend_from_slice(&stored_len(entries.len()).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    for entry in entries {
+        for value in [entry.facet.0, entry.source.0, entry.source_version.0] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        entry.meta.encode(out);
+        out.extend_from_slice(&stored_len(entry.pages.len()).to_le_bytes());
+        out.extend_from_slice(&name_len(&entry.name));
+        out.extend_from_slice(&[0; 2]);
+        for &(page, reference) in &entry.pages {
+            out.extend_from_slice(&page.0.to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            StoredRef::encode(reference, out);
+        }
+        out.extend_from_slice(entry.name.as_str().as_bytes());
+        pad(out, start, SLOT_BYTES);
+    }
+    finish(start, out);
+}
+
+/// Bytes that a fork record of so many facets and pages takes at most.
+pub(crate) fn fork_bytes_max(facets: usize, pages: usize) -> usize {
+    let entry = FORK_ENTRY_BYTES + crate::name::NAME_BYTES_MAX + SLOT_BYTES;
+    HEADER_BYTES + FORK_FIXED_BYTES + facets * entry + pages * REFERRED_BYTES
+}
+
+/// Starts a survivor record; `reference.len` bytes must follow.
+pub(crate) fn start_survivor(lsn: Lsn, reference: StoredRef, out: &mut Vec<u8>) -> usize {
+    let start = start(SURVIVOR, lsn, out);
+    StoredRef::encode(Some(reference), out);
+    start
+}
 
 /// Bytes of a checkpoint part with that payload.
 pub(crate) fn part_bytes(payload: usize) -> usize {
-    (HEADER_BYTES + 8 + payload).next_multiple_of(SLOT_BYTES)
+    (HEADER_BYTES + PART_FIXED_BYTES + payload).next_multiple_of(SLOT_BYTES)
 }
 
 /// Bytes of a full page-map node.
 pub(crate) const NODE_BYTES_MAX: u64 =
-    (HEADER_BYTES + 8 + catalog::NODE_REFS * StoredRef::BYTES) as u64;
+    (HEADER_BYTES + PART_FIXED_BYTES + catalog::NODE_REFS * StoredRef::BYTES) as u64;
 
 /// Bytes that all nodes of the map of a facet of that many pages take at most.
 pub(crate) fn map_bytes_max(page_count: u32) -> u64 {
@@ -193,30 +330,86 @@ pub(crate) fn chunk_bytes(name: usize) -> u64 {
 }
 
 /// Appends a checkpoint part; returns its checksum.
-pub(crate) fn encode_part(lsn: Lsn, payload: &[u8], out: &mut Vec<u8>) -> u32 {
+pub(crate) fn encode_part(lsn: Lsn, kind: PartKind, payload: &[u8], out: &mut Vec<u8>) -> u32 {
+    let (tag, level, number, owner) = match kind {
+        PartKind::Node { owner, level, index } => (1, level, index, owner.0),
+        PartKind::Chunk(chunk) => (2, 0, 0, chunk.0),
+        PartKind::History(facet) => (3, 0, 0, facet.0),
+        PartKind::HistoryIndex(facet) => (8, 0, 0, facet.0),
+        PartKind::Root => (4, 0, 0, 0),
+        PartKind::Shared => (5, 0, 0, 0),
+        PartKind::Forwards(segment) => (6, 0, segment.0, 0),
+        PartKind::Settings => (7, 0, 0, 0),
+    };
     let start = start(PART, lsn, out);
-    let crc = crc32c::crc32c(payload);
-    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&stored_len(payload.len()).to_le_bytes());
+    out.extend_from_slice(&[tag, level, 0, 0]);
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&owner.to_le_bytes());
     out.extend_from_slice(payload);
+    let crc = crc32c::crc32c(&out[start + HEADER_BYTES + 4..]);
+    out[start + HEADER_BYTES..start + HEADER_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
     finish(start, out);
     crc
 }
 
-/// The payload of the checkpoint part that `record` is, checked against the reference's checksum.
-pub(crate) fn decode_part(record: &[u8], crc: u32) -> Result<&[u8], Malformed> {
+/// What the checkpoint part that `record` is, is, and its payload, checked against the reference's
+/// checksum.
+pub(crate) fn decode_part(record: &[u8], crc: u32) -> Result<(PartKind, &[u8]), Malformed> {
     let (header, body) = split(record)?;
     if header.kind != PART {
         return Err(Malformed("it is not a part of a checkpoint"));
     }
-    let mut reader = Reader::new(body);
-    let stored_crc = reader.u32()?;
-    let len = reader.u32()? as usize;
-    let payload = reader.take(len)?;
-    if stored_crc != crc || crc32c::crc32c(payload) != crc {
-        return Err(Malformed("the checksum is wrong"));
+    let part = UnverifiedPart::parse(body)?;
+    if part.crc != crc {
+        return Err(Malformed("another checkpoint part is in its place"));
     }
-    Ok(payload)
+    part.verify()
+}
+
+/// A checkpoint part before its checksum is compared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnverifiedPart<'a> {
+    pub(crate) crc: u32,
+    sealed: &'a [u8],
+}
+
+impl<'a> UnverifiedPart<'a> {
+    /// Reads the body of a part's record.
+    fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(body);
+        let crc = reader.u32()?;
+        let payload = reader.clone().u32()? as usize;
+        let sealed = reader.take((PART_FIXED_BYTES - 4).saturating_add(payload))?;
+        Ok(Self { crc, sealed })
+    }
+
+    /// Compares the checksum; gives what it is, and the payload.
+    pub(crate) fn verify(self) -> Result<(PartKind, &'a [u8]), Malformed> {
+        if crc32c::crc32c(self.sealed) != self.crc {
+            return Err(Malformed("the checksum is wrong"));
+        }
+        let mut reader = Reader::new(self.sealed);
+        let payload = reader.u32()? as usize;
+        let (tag, level) = (reader.u8()?, reader.u8()?);
+        reader.reserved(2)?;
+        let (number, owner) = (reader.u32()?, reader.u64()?);
+        let kind = match tag {
+            1 if level <= catalog::MAP_LEVELS_MAX => {
+                PartKind::Node { owner: FacetId(owner), level, index: number }
+            }
+            2 => PartKind::Chunk(ChunkNo(owner)),
+            3 => PartKind::History(FacetId(owner)),
+            4 => PartKind::Root,
+            5 => PartKind::Shared,
+            6 => PartKind::Forwards(SegmentId(number)),
+            7 => PartKind::Settings,
+            8 => PartKind::HistoryIndex(FacetId(owner)),
+            _ => return Err(Malformed("the kind of a checkpoint part is unknown")),
+        };
+        Ok((kind, reader.take(payload)?))
+    }
 }
 
 struct Header {
@@ -241,10 +434,10 @@ fn split(bytes: &[u8]) -> Result<(Header, &[u8]), Malformed> {
 /// A page of a commit as recovery sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CommittedPage {
-    /// Spilled before the commit.
-    Spilled(StoredRef),
+    /// By reference.
+    Referred(Referred),
     /// In the commit record, `at` bytes from the start of the records that were decoded.
-    Inline { at: usize, len: u32, crc: u32 },
+    Inline { page: PageNo, at: usize, len: u32, crc: u32 },
 }
 
 /// A decoded record.
@@ -252,9 +445,10 @@ pub(crate) enum CommittedPage {
 pub(crate) enum Record {
     Commit {
         header: CommitHeader,
-        pages: Vec<(PageNo, CommittedPage)>,
+        pages: Vec<CommittedPage>,
     },
     Catalog(CatalogChange),
+    Fork(Vec<ForkEntry>),
     /// Nothing for recovery to do.
     Other,
 }
@@ -267,37 +461,153 @@ pub(crate) fn decode_all(
     count: u32,
 ) -> Result<Vec<Record>, Malformed> {
     let mut decoded = Vec::new();
-    let mut at = 0;
-    for index in 0..u64::from(count) {
-        let (header, body) = split(&records[at..])?;
-        if header.lsn.0 != first_lsn.0 + index {
-            return Err(Malformed("a record has another LSN than its place says"));
-        }
+    let at = walk(records, first_lsn, count, |header, body, at| {
         decoded.push(match header.kind {
-            COMMIT => decode_commit(body, at + HEADER_BYTES)?,
+            COMMIT => decode_commit(header.lsn, body, at + HEADER_BYTES)?,
             CATALOG => Record::Catalog(decode_catalog(body)?),
+            FORK => Record::Fork(decode_fork(body)?),
             SPILL | PART => Record::Other,
+            SURVIVOR => return Err(Malformed("a survivor is in the log")),
             _ => return Err(Malformed("a record's kind is unknown")),
         });
-        at += header.len;
-    }
+        Ok(())
+    })?;
     if at == records.len() { Ok(decoded) } else { Err(Malformed("bytes follow the last record")) }
 }
 
-fn decode_commit(body: &[u8], body_at: usize) -> Result<Record, Malformed> {
+/// Hands each record to `each`, with its offset; returns where the last one ends.
+fn walk<'a>(
+    records: &'a [u8],
+    first_lsn: Lsn,
+    count: u32,
+    mut each: impl FnMut(&Header, &'a [u8], usize) -> Result<(), Malformed>,
+) -> Result<usize, Malformed> {
+    let mut at = 0;
+    for index in 0..u64::from(count) {
+        let (header, body) = split(records.get(at..).ok_or(Malformed("it ends early"))?)?;
+        if header.lsn.0 != first_lsn.0 + index {
+            return Err(Malformed("a record has another LSN than its place says"));
+        }
+        each(&header, body, at)?;
+        at += header.len;
+    }
+    Ok(at)
+}
+
+/// Something in a batch that a reference can lead to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item<'a> {
+    /// Offset from the start of the records, where its bytes are.
+    pub(crate) at: usize,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) crc: u32,
+    /// A survivor's reference; `None` for what is where it was first written.
+    pub(crate) moved: Option<StoredRef>,
+    pub(crate) kind: ItemKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ItemKind {
+    /// A page, as it was written for a facet.
+    Page {
+        facet: FacetId,
+        page: PageNo,
+    },
+    Part(PartKind),
+}
+
+/// All that references can lead to in a batch whose hash has been verified.
+pub(crate) fn items(
+    records: &[u8],
+    first_lsn: Lsn,
+    count: u32,
+) -> Result<Vec<Item<'_>>, Malformed> {
+    let mut items = Vec::new();
+    walk(records, first_lsn, count, |header, body, at| {
+        let body_at = at + HEADER_BYTES;
+        match header.kind {
+            COMMIT => {
+                let mut reader = Reader::new(body);
+                reader.take(COMMIT_FIXED_BYTES - HEADER_BYTES - 16)?;
+                let (referred, inline) = (reader.u32()? as usize, reader.u32()?);
+                reader.take(8)?;
+                reader.take(referred.saturating_mul(REFERRED_BYTES))?;
+                page_items(body, body.len() - reader.remaining(), inline, body_at, &mut items)
+            }
+            SPILL => {
+                let mut reader = Reader::new(body);
+                reader.take(8)?;
+                let count = reader.u32()?;
+                page_items(body, 16, count, body_at, &mut items)
+            }
+            PART => {
+                let part = UnverifiedPart::parse(body)?;
+                let kind = ItemKind::Part(part.verify()?.0);
+                let bytes = &records[at..at + header.len];
+                items.push(Item { at, bytes, crc: part.crc, moved: None, kind });
+                Ok(())
+            }
+            SURVIVOR => {
+                let mut reader = Reader::new(body);
+                let reference = StoredRef::decode(&mut reader)?
+                    .ok_or(Malformed("a survivor has no reference"))?;
+                let bytes = reader.take(reference.len as usize)?;
+                let kind = match split(bytes) {
+                    Ok((header, body)) if header.kind == PART && header.len == bytes.len() => {
+                        ItemKind::Part(UnverifiedPart::parse(body)?.verify()?.0)
+                    }
+                    _ => page_kind(bytes)?,
+                };
+                let (at, crc) = (at + SURVIVOR_FIXED_BYTES, reference.crc);
+                items.push(Item { at, bytes, crc, moved: Some(reference), kind });
+                Ok(())
+            }
+            CATALOG | FORK => Ok(()),
+            _ => Err(Malformed("a record's kind is unknown")),
+        }
+    })?;
+    Ok(items)
+}
+
+fn page_kind(bytes: &[u8]) -> Result<ItemKind, Malformed> {
+    let page = UnverifiedPage::parse(bytes)?;
+    Ok(ItemKind::Page { facet: page.facet, page: page.page })
+}
+
+fn page_items<'a>(
+    body: &'a [u8],
+    mut at: usize,
+    count: u32,
+    body_at: usize,
+    items: &mut Vec<Item<'a>>,
+) -> Result<(), Malformed> {
+    for _ in 0..count {
+        let rest = body.get(at..).ok_or(Malformed("it ends early"))?;
+        let page = UnverifiedPage::parse(rest)?;
+        items.push(Item {
+            at: body_at + at,
+            bytes: &rest[..page.len],
+            crc: page.crc,
+            moved: None,
+            kind: page_kind(rest)?,
+        });
+        at += page.len;
+    }
+    Ok(())
+}
+
+fn decode_commit(lsn: Lsn, body: &[u8], body_at: usize) -> Result<Record, Malformed> {
     let mut reader = Reader::new(body);
     let facet = FacetId(reader.u64()?);
     let version = Version(reader.u64()?);
     let (wall_ms, monotonic_ns) = (reader.u64()?, reader.u64()?);
     let (page_count, pages_kept) = (reader.u32()?, reader.u32()?);
-    let (spilled, inline) = (reader.u32()?, reader.u32()?);
-    let page_size = match reader.u8()? {
-        0 => None,
-        log2 => Some(PageSize::from_log2(log2).ok_or(Malformed("the page size is wrong"))?),
-    };
-    reader.reserved(7)?;
-    let header =
-        CommitHeader { facet, version, wall_ms, monotonic_ns, page_count, pages_kept, page_size };
+    let (referred, inline) = (reader.u32()?, reader.u32()?);
+    let page_size = PageSize::decode(&mut reader)?;
+    reader.reserved(3)?;
+    let incarnation = Incarnation(reader.u32()?);
+    let meta = VersionMeta { version, incarnation, lsn, wall_ms, page_count, page_size };
+    let header = CommitHeader { facet, meta, monotonic_ns, pages_kept };
     let in_range = |page: PageNo| {
         if page.0 <= page_count {
             Ok(page)
@@ -306,12 +616,18 @@ fn decode_commit(body: &[u8], body_at: usize) -> Result<Record, Malformed> {
         }
     };
     let mut pages = Vec::new();
-    for _ in 0..spilled {
+    for _ in 0..referred {
         let page = in_range(reader.page_no()?)?;
-        reader.reserved(4)?;
-        let reference =
-            StoredRef::decode(&mut reader)?.ok_or(Malformed("a spilled page has no place"))?;
-        pages.push((page, CommittedPage::Spilled(reference)));
+        let is_spilled = match reader.u32()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("the origin of a page is unknown")),
+        };
+        let reference = StoredRef::decode(&mut reader)?;
+        if is_spilled && reference.is_none() {
+            return Err(Malformed("a spilled page has no place"));
+        }
+        pages.push(CommittedPage::Referred(Referred { page, reference, is_spilled }));
     }
     for _ in 0..inline {
         let at = body_at + (body.len() - reader.remaining());
@@ -320,8 +636,8 @@ fn decode_commit(body: &[u8], body_at: usize) -> Result<Record, Malformed> {
             return Err(Malformed("a page has another size than its commit says"));
         }
         reader.take(page.len)?;
-        let place = CommittedPage::Inline { at, len: stored_len(page.len), crc: page.crc };
-        pages.push((in_range(page.page)?, place));
+        let (len, crc) = (stored_len(page.len), page.crc);
+        pages.push(CommittedPage::Inline { page: in_range(page.page)?, at, len, crc });
     }
     if reader.remaining() != 0 {
         return Err(Malformed("bytes follow the last page of a commit"));
@@ -332,22 +648,48 @@ fn decode_commit(body: &[u8], body_at: usize) -> Result<Record, Malformed> {
 fn decode_catalog(body: &[u8]) -> Result<CatalogChange, Malformed> {
     let mut reader = Reader::new(body);
     let _wall_ms = reader.u64()?;
-    let facet = FacetId(reader.u64()?);
+    let value = reader.u64()?;
     let action = reader.u8()?;
     reader.reserved(3)?;
     let (len, new_len) = (reader.u16()?, reader.u16()?);
-    let mut name = |len: u16| {
-        let bytes = reader.take(usize::from(len))?;
-        let text = std::str::from_utf8(bytes).map_err(|_| Malformed("a name is not UTF-8"))?;
-        FacetName::new(text).map_err(|_| Malformed("a name breaks a rule"))
-    };
-    let first = name(len)?;
+    let ms = reader.u64()?;
+    let name = decode_name(&mut reader, len)?;
     match action {
-        1 => Ok(CatalogChange::Create { facet, name: first }),
-        2 => Ok(CatalogChange::Delete { name: first }),
-        3 => Ok(CatalogChange::Rename { from: first, to: name(new_len)? }),
+        1 => Ok(CatalogChange::Create { facet: FacetId(value), name }),
+        2 => Ok(CatalogChange::Delete { name }),
+        3 => Ok(CatalogChange::Rename { from: name, to: decode_name(&mut reader, new_len)? }),
+        4 => Ok(CatalogChange::Quota { name, bytes: Some(value) }),
+        5 => Ok(CatalogChange::Quota { name, bytes: None }),
+        6 => Ok(CatalogChange::Retention { name, limits: Some((value, ms)) }),
+        7 => Ok(CatalogChange::Retention { name, limits: None }),
         _ => Err(Malformed("the catalog change is unknown")),
     }
+}
+
+fn decode_fork(body: &[u8]) -> Result<Vec<ForkEntry>, Malformed> {
+    let mut reader = Reader::new(body);
+    let _wall_ms = reader.u64()?;
+    let count = reader.u32()?;
+    reader.reserved(4)?;
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let (facet, source) = (FacetId(reader.u64()?), FacetId(reader.u64()?));
+        let source_version = Version(reader.u64()?);
+        let meta = VersionMeta::decode(&mut reader)?;
+        let page_count = reader.u32()?;
+        let len = reader.u16()?;
+        reader.reserved(2)?;
+        let mut pages = Vec::new();
+        for _ in 0..page_count {
+            let page = reader.page_no()?;
+            reader.reserved(4)?;
+            pages.push((page, StoredRef::decode(&mut reader)?));
+        }
+        let name = decode_name(&mut reader, len)?;
+        reader.reserved((SLOT_BYTES - usize::from(len) % SLOT_BYTES) % SLOT_BYTES)?;
+        entries.push(ForkEntry { facet, name, source, source_version, meta, pages });
+    }
+    if reader.remaining() == 0 { Ok(entries) } else { Err(Malformed("bytes follow a fork")) }
 }
 
 #[cfg(test)]
@@ -360,18 +702,22 @@ mod tests {
     #[test]
     fn a_batch_of_every_kind() {
         let size = PageSize::MIN;
-        let header = CommitHeader {
-            facet: FacetId(5),
+        let meta = VersionMeta {
             version: Version(2),
+            incarnation: Incarnation(6),
+            lsn: Lsn(7),
             wall_ms: 3,
-            monotonic_ns: 4,
             page_count: 9,
-            pages_kept: 7,
             page_size: Some(size),
         };
+        let header = CommitHeader { facet: FacetId(5), meta, monotonic_ns: 4, pages_kept: 7 };
         let spilled = StoredRef { segment: SegmentId(1), slot: 512, len: 64, crc: 1 };
+        let referred = [
+            Referred { page: PageNo(8), reference: Some(spilled), is_spilled: true },
+            Referred { page: PageNo(7), reference: None, is_spilled: false },
+        ];
         let mut out = Vec::new();
-        let start = start_commit(Lsn(7), &header, &[(PageNo(8), spilled)], 1, &mut out);
+        let start = start_commit(Lsn(7), &header, &referred, 1, &mut out);
         let at = out.len();
         let image = [1; 512];
         let crc = page::encode(FacetId(5), PageNo(9), size, &image, &mut Vec::new(), &mut out);
@@ -384,39 +730,73 @@ mod tests {
             CatalogChange::Create { facet: FacetId(6), name: name("a/b") },
             CatalogChange::Delete { name: name("c") },
             CatalogChange::Rename { from: name("a"), to: name("long/name") },
+            CatalogChange::Quota { name: name("q"), bytes: Some(5) },
+            CatalogChange::Quota { name: name("q"), bytes: None },
+            CatalogChange::Retention { name: name("r"), limits: Some((6, 7)) },
+            CatalogChange::Retention { name: name("r"), limits: None },
         ];
         for (lsn, change) in (9..).zip(&changes) {
             encode_catalog(Lsn(lsn), 11, change, &mut out);
         }
+        let forks = vec![ForkEntry {
+            facet: FacetId(9),
+            name: name("fork"),
+            source: FacetId(5),
+            source_version: Version(3),
+            meta,
+            pages: vec![(PageNo(1), Some(spilled)), (PageNo(2), None)],
+        }];
+        encode_fork(Lsn(16), 12, &forks, &mut out);
         let part_at = out.len();
-        let part_crc = encode_part(Lsn(12), b"payload", &mut out);
+        let node = PartKind::Node { owner: FacetId(5), level: 1, index: 3 };
+        let part_crc = encode_part(Lsn(17), node, b"payload", &mut out);
         assert_eq!(out.len() - part_at, part_bytes(7));
-        assert_eq!(decode_part(&out[part_at..], part_crc), Ok(&b"payload"[..]));
+        assert_eq!(decode_part(&out[part_at..], part_crc), Ok((node, &b"payload"[..])));
         assert!(decode_part(&out[part_at..], part_crc ^ 1).is_err());
 
         let pages = vec![
-            (PageNo(8), CommittedPage::Spilled(spilled)),
-            (PageNo(9), CommittedPage::Inline { at, len, crc }),
+            CommittedPage::Referred(referred[0]),
+            CommittedPage::Referred(referred[1]),
+            CommittedPage::Inline { page: PageNo(9), at, len, crc },
         ];
-        let [create, delete, rename] = changes.map(Record::Catalog);
-        let expected = vec![
-            Record::Commit { header, pages },
-            Record::Other,
-            create,
-            delete,
-            rename,
-            Record::Other,
-        ];
-        assert_eq!(decode_all(&out, Lsn(7), 6), Ok(expected));
-        assert!(decode_all(&out, Lsn(6), 6).is_err());
-        assert!(decode_all(&out, Lsn(7), 5).is_err());
-        assert!(decode_all(&out, Lsn(7), 7).is_err());
+        let mut expected = vec![Record::Commit { header, pages }, Record::Other];
+        expected.extend(changes.map(Record::Catalog));
+        expected.extend([Record::Fork(forks), Record::Other]);
+        assert_eq!(decode_all(&out, Lsn(7), 11), Ok(expected));
+
+        let found = items(&out, Lsn(7), 11).unwrap();
+        let kinds: Vec<_> = found.iter().map(|item| item.kind).collect();
+        let page_kind = ItemKind::Page { facet: FacetId(5), page: PageNo(9) };
+        assert_eq!(kinds, [page_kind, ItemKind::Part(node)]);
+        let mut moved = Vec::new();
+        for (lsn, item) in (0..).map(Lsn).zip(&found) {
+            let reference = StoredRef {
+                segment: SegmentId(1),
+                slot: 1,
+                len: stored_len(item.bytes.len()),
+                crc: item.crc,
+            };
+            let start = start_survivor(lsn, reference, &mut moved);
+            moved.extend_from_slice(item.bytes);
+            finish(start, &mut moved);
+        }
+        let moved_items = items(&moved, Lsn(0), 2).unwrap();
+        for (before, after) in found.iter().zip(&moved_items) {
+            assert_eq!(
+                (before.kind, before.bytes, before.crc),
+                (after.kind, after.bytes, after.crc)
+            );
+            assert_eq!(&moved[after.at..after.at + after.bytes.len()], before.bytes);
+        }
+        assert!(decode_all(&out, Lsn(6), 11).is_err());
+        assert!(decode_all(&out, Lsn(7), 10).is_err());
+        assert!(decode_all(&out, Lsn(7), 12).is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_survived(
-            kind in 0u8..6,
+            kind in 0u8..8,
             body in prop::collection::vec(any::<u8>(), 0..400),
         ) {
             let mut record = Vec::new();
@@ -424,6 +804,7 @@ mod tests {
             record.extend_from_slice(&body);
             finish(at, &mut record);
             let _ = decode_all(&record, Lsn(1), 1);
+            let _ = items(&record, Lsn(1), 1);
             let _ = decode_part(&record, 0);
             let _ = decode_all(&body, Lsn(1), 3);
         }

@@ -8,21 +8,21 @@
 //! |---|---|---|
 //! | 0 | 8 | magic `LAPIDSEG` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | number of the segment |
+//! | 12 | 4 | number of the file |
 //! | 16 | 16 | store id |
-//! | 32 | 4 | generation |
+//! | 32 | 4 | segment: number of this use of the file |
 //! | 36 | 4 | incarnation that put it to use |
 //! | 40 | 4 | size of the file in bytes |
-//! | 44 | 4 | reserved |
-//! | 48 | 8 | LSN of its first record |
-//! | 56 | 32 | hash of the batch before its first one |
+//! | 44 | 4 | what is in it: 0 the log, 1 survivors that the cleaner moved |
+//! | 48 | 8 | log: LSN of its first record; survivors: the LSN that counts as their age |
+//! | 56 | 32 | log: hash of the batch before its first one; survivors: zeros |
 //! | 88 | 8 | reserved |
 //! | 96 | 32 | blake3 of bytes 0 to 95 |
 //!
 //! The rest of the block is zeros. Batches follow from offset 4096.
 
 use super::{BLOCK_BYTES, BLOCK_BYTES_STORED, FORMAT_VERSION, Hash, Malformed, Reader};
-use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
+use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
 const MAGIC: &[u8; 8] = b"LAPIDSEG";
 const SEALED_BYTES: usize = 96;
@@ -31,11 +31,38 @@ const HEADER_BYTES: usize = SEALED_BYTES + 32;
 /// Bytes of the header block; batches start here.
 pub(crate) const BATCHES_AT: u32 = BLOCK_BYTES_STORED;
 
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentKind {
+    /// A piece of the log.
+    Log,
+    /// What the cleaner moved out of other segments; no part of the log.
+    Survivors,
+}
+
+impl SegmentKind {
+    pub(crate) fn encode(self) -> u32 {
+        match self {
+            Self::Log => 0,
+            Self::Survivors => 1,
+        }
+    }
+
+    pub(crate) fn decode(value: u32) -> Result<Self, Malformed> {
+        match value {
+            0 => Ok(Self::Log),
+            1 => Ok(Self::Survivors),
+            _ => Err(Malformed("the kind of the segment is unknown")),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
-    pub(crate) segment: SegmentId,
+    pub(crate) file: FileNo,
     pub(crate) store: StoreId,
-    pub(crate) generation: Generation,
+    pub(crate) segment: SegmentId,
+    pub(crate) kind: SegmentKind,
     pub(crate) incarnation: Incarnation,
     pub(crate) size: u32,
     pub(crate) first_lsn: Lsn,
@@ -48,9 +75,9 @@ impl SegmentHeader {
         let start = out.len();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        out.extend_from_slice(&self.segment.0.to_le_bytes());
+        out.extend_from_slice(&self.file.0.to_le_bytes());
         out.extend_from_slice(&self.store.0);
-        for value in [self.generation.0, self.incarnation.0, self.size, 0] {
+        for value in [self.segment.0, self.incarnation.0, self.size, self.kind.encode()] {
             out.extend_from_slice(&value.to_le_bytes());
         }
         out.extend_from_slice(&self.first_lsn.0.to_le_bytes());
@@ -62,10 +89,10 @@ impl SegmentHeader {
         out.resize(start + BLOCK_BYTES, 0);
     }
 
-    /// Checks and reads the header of `segment`. `None`: the segment was never put to use.
+    /// Checks and reads the header of `file`. `None`: the file was never put to use.
     pub(crate) fn decode(
         block: &[u8],
-        segment: SegmentId,
+        file: FileNo,
         store: StoreId,
     ) -> Result<Option<Self>, Malformed> {
         let header = block.get(..HEADER_BYTES).ok_or(Malformed("it ends early"))?;
@@ -82,20 +109,23 @@ impl SegmentHeader {
         if reader.u32()? != FORMAT_VERSION {
             return Err(Malformed("it has another format version than the superblock"));
         }
-        if SegmentId(reader.u32()?) != segment {
-            return Err(Malformed("the header names another segment"));
+        if FileNo(reader.u32()?) != file {
+            return Err(Malformed("the header names another file"));
         }
         if StoreId(reader.array()?) != store {
             return Err(Malformed("the header names another store"));
         }
-        let generation = Generation(reader.u32()?);
+        let segment = SegmentId(reader.u32()?);
+        if segment.0 == 0 {
+            return Err(Malformed("there is no segment 0"));
+        }
         let incarnation = Incarnation(reader.u32()?);
         let size = reader.u32()?;
-        reader.reserved(4)?;
+        let kind = SegmentKind::decode(reader.u32()?)?;
         let first_lsn = Lsn(reader.u64()?);
         let previous_hash = reader.array()?;
         reader.reserved(8)?;
-        Ok(Some(Self { segment, store, generation, incarnation, size, first_lsn, previous_hash }))
+        Ok(Some(Self { file, store, segment, kind, incarnation, size, first_lsn, previous_hash }))
     }
 }
 
@@ -106,9 +136,10 @@ mod tests {
     #[test]
     fn round_trip_and_damage() {
         let header = SegmentHeader {
-            segment: SegmentId(3),
+            file: FileNo(3),
             store: StoreId([9; 16]),
-            generation: Generation(4),
+            segment: SegmentId(4),
+            kind: SegmentKind::Survivors,
             incarnation: Incarnation(5),
             size: 1 << 20,
             first_lsn: Lsn(77),
@@ -117,7 +148,7 @@ mod tests {
         let mut block = Vec::new();
         header.encode(&mut block);
         assert_eq!(block.len(), BLOCK_BYTES);
-        let decode = |block: &[u8]| SegmentHeader::decode(block, SegmentId(3), StoreId([9; 16]));
+        let decode = |block: &[u8]| SegmentHeader::decode(block, FileNo(3), StoreId([9; 16]));
         assert_eq!(decode(&block), Ok(Some(header)));
         assert_eq!(decode(&[0; BLOCK_BYTES]), Ok(None));
         for at in 0..HEADER_BYTES {
@@ -125,7 +156,7 @@ mod tests {
             damaged[at] ^= 0x40;
             assert!(decode(&damaged).is_err(), "{at}");
         }
-        assert!(SegmentHeader::decode(&block, SegmentId(4), StoreId([9; 16])).is_err());
-        assert!(SegmentHeader::decode(&block, SegmentId(3), StoreId([8; 16])).is_err());
+        assert!(SegmentHeader::decode(&block, FileNo(4), StoreId([9; 16])).is_err());
+        assert!(SegmentHeader::decode(&block, FileNo(3), StoreId([8; 16])).is_err());
     }
 }

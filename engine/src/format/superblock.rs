@@ -15,9 +15,9 @@
 //! | 40 | 4 | smallest segment size in bytes |
 //! | 44 | 4 | largest ordinary segment size in bytes |
 //! | 48 | 4 | replay position: segment (0: the log is empty) |
-//! | 52 | 4 | replay position: generation |
-//! | 56 | 4 | replay position: offset in bytes |
-//! | 60 | 4 | reserved |
+//! | 52 | 4 | replay position: offset in bytes |
+//! | 56 | 4 | file that holds the segment of the replay position |
+//! | 60 | 4 | file that holds the segment of the checkpoint root |
 //! | 64 | 8 | replay position: LSN expected there |
 //! | 72 | 32 | replay position: hash of the batch before it |
 //! | 104 | 8 | durable-through LSN |
@@ -28,9 +28,11 @@
 //! Magic, version and checksum keep their places in every later version, so that a build can tell a
 //! newer store from a damaged one.
 
-use super::{BLOCK_BYTES, FORMAT_VERSION, Hash, Malformed, Reader, StoredRef};
+use super::{
+    BLOCK_BYTES, FORMAT_VERSION, Hash, Identity, Malformed, Reader, SLOT_BYTES_STORED, StoredRef,
+};
 use crate::config::FormatParams;
-use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
+use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
 const MAGIC: &[u8; 8] = b"LAPIDSUP";
 const CHECKSUM_AT: usize = BLOCK_BYTES - 32;
@@ -43,7 +45,7 @@ pub(crate) const FILE_BYTES: usize = 2 * BLOCK_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogPosition {
     /// The segment; `None` before the first batch of the store.
-    pub(crate) segment: Option<(SegmentId, Generation)>,
+    pub(crate) segment: Option<SegmentId>,
     /// Offset of the next batch in bytes.
     pub(crate) offset: u32,
     /// First LSN of the next batch.
@@ -55,6 +57,12 @@ pub(crate) struct LogPosition {
 impl LogPosition {
     /// Before the first batch.
     pub(crate) const START: Self = Self { segment: None, offset: 0, lsn: Lsn(1), hash: [0; 32] };
+
+    /// The position as the identity of what would be written there.
+    pub(crate) fn identity(&self) -> Identity {
+        let segment = self.segment.unwrap_or(SegmentId(0));
+        Identity { segment, slot: self.offset / SLOT_BYTES_STORED }
+    }
 }
 
 /// What a slot says.
@@ -65,6 +73,10 @@ pub(crate) struct Superblock {
     pub(crate) incarnation: Incarnation,
     pub(crate) format: FormatParams,
     pub(crate) replay: LogPosition,
+    /// The files of the segments of the replay position and of the checkpoint root: if their headers
+    /// are gone, nothing else says which ones they were.
+    pub(crate) replay_file: FileNo,
+    pub(crate) root_file: FileNo,
     pub(crate) durable_through: Lsn,
     pub(crate) checkpoint: Option<StoredRef>,
 }
@@ -95,8 +107,8 @@ impl Superblock {
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&self.format.segment_bytes_min.to_le_bytes());
         out.extend_from_slice(&self.format.segment_bytes_max.to_le_bytes());
-        let (segment, generation) = self.replay.segment.unwrap_or((SegmentId(0), Generation(0)));
-        for value in [segment.0, generation.0, self.replay.offset, 0] {
+        let segment = self.replay.segment.unwrap_or(SegmentId(0));
+        for value in [segment.0, self.replay.offset, self.replay_file.0, self.root_file.0] {
             out.extend_from_slice(&value.to_le_bytes());
         }
         out.extend_from_slice(&self.replay.lsn.0.to_le_bytes());
@@ -136,18 +148,28 @@ impl Superblock {
         let sequence = reader.u64()?;
         let format =
             FormatParams { segment_bytes_min: reader.u32()?, segment_bytes_max: reader.u32()? };
-        let segment = match (SegmentId(reader.u32()?), Generation(reader.u32()?)) {
-            (SegmentId(0), _) => None,
+        let segment = match SegmentId(reader.u32()?) {
+            SegmentId(0) => None,
             named => Some(named),
         };
         let offset = reader.u32()?;
-        reader.reserved(4)?;
+        let (replay_file, root_file) = (FileNo(reader.u32()?), FileNo(reader.u32()?));
         let replay =
             LogPosition { segment, offset, lsn: Lsn(reader.u64()?), hash: reader.array()? };
         let durable_through = Lsn(reader.u64()?);
         let checkpoint = StoredRef::decode(&mut reader)?;
         reader.reserved(CHECKSUM_AT - 128)?;
-        Ok(Self { store, sequence, incarnation, format, replay, durable_through, checkpoint })
+        Ok(Self {
+            store,
+            sequence,
+            incarnation,
+            format,
+            replay,
+            replay_file,
+            root_file,
+            durable_through,
+            checkpoint,
+        })
     }
 }
 
@@ -162,11 +184,13 @@ mod tests {
             incarnation: Incarnation(2),
             format: FormatParams::default(),
             replay: LogPosition {
-                segment: Some((SegmentId(4), Generation(5))),
+                segment: Some(SegmentId(4)),
                 offset: 8192,
                 lsn: Lsn(99),
                 hash: [1; 32],
             },
+            replay_file: FileNo(8),
+            root_file: FileNo(9),
             durable_through: Lsn(120),
             checkpoint: Some(StoredRef { segment: SegmentId(4), slot: 600, len: 64, crc: 9 }),
         }

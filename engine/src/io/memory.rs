@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{DirectoryState, FileName, Io, IoFile};
-use crate::types::SegmentId;
+use crate::types::FileNo;
 
 /// A directory in memory. Clones share it, so that a store can be closed and opened again.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ impl Io for MemoryIo {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>> {
+    fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         let segment = |name: &FileName| match name {
             FileName::Segment(id) => Some(*id),
             FileName::Superblock => None,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use memory::MemoryIo;
 pub use posix::PosixIo;
 
-use crate::types::SegmentId;
+use crate::types::FileNo;
 
 /// A file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,7 +22,7 @@ pub enum FileName {
     /// The superblock's two slots.
     Superblock,
     /// A segment.
-    Segment(SegmentId),
+    Segment(FileNo),
 }
 
 impl fmt::Display for FileName {
@@ -95,7 +95,7 @@ pub trait Io: Send + Sync + Debug {
     ///
     /// # Errors
     /// As the operating system has them.
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>>;
+    fn list_segments(&self) -> io::Result<Vec<FileNo>>;
 
     /// Makes created and removed names durable.
     ///

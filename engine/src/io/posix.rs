@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{DirectoryState, FileName, Io, IoFile};
-use crate::types::SegmentId;
+use crate::types::FileNo;
 
 const LOCK: &str = "LOCK";
 const SEGMENTS: &str = "segments";
@@ -108,13 +108,13 @@ impl Io for PosixIo {
         fs::remove_file(self.path(name))
     }
 
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>> {
+    fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         let mut segments = Vec::new();
         for entry in fs::read_dir(self.directory.join(SEGMENTS))? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
             if let Some(id) = number.and_then(|number| number.parse().ok()) {
-                segments.push(SegmentId(id));
+                segments.push(FileNo(id));
             }
         }
         Ok(segments)

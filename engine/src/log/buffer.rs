@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::facet::Content;
 use crate::facet::Facet;
 use crate::format::StoredRef;
+use crate::format::catalog::VersionMeta;
+use crate::format::record::Referred;
 use crate::map::Node;
-use crate::types::{Lsn, PageNo, PageSize, SegmentId, Version};
+use crate::types::{FacetId, Lsn, PageNo, SegmentId};
 
 /// A page in a record: where in the record it is, and the image it was made from.
 #[derive(Debug)]
@@ -22,13 +25,19 @@ pub(crate) struct PageEffect {
 #[derive(Debug)]
 pub(crate) struct CommitEffect {
     pub(crate) facet: Arc<Facet>,
-    pub(crate) version: Version,
-    pub(crate) wall_ms: u64,
-    pub(crate) page_count: u32,
+    pub(crate) meta: VersionMeta,
     pub(crate) pages_kept: u32,
-    pub(crate) page_size: Option<PageSize>,
-    pub(crate) spilled: Vec<(PageNo, StoredRef)>,
+    pub(crate) referred: Vec<Referred>,
     pub(crate) pages: Vec<PageEffect>,
+}
+
+/// A fork to be published.
+#[derive(Debug)]
+pub(crate) struct ForkEffect {
+    pub(crate) facet: Arc<Facet>,
+    pub(crate) source: Arc<Facet>,
+    /// What the new facet begins with; `None`: what the source's durable version is by then.
+    pub(crate) content: Option<Content>,
 }
 
 /// Where the pages of a spill record went, once they did.
@@ -37,8 +46,8 @@ pub(crate) type SpillPlace = Arc<OnceLock<Vec<(PageNo, StoredRef)>>>;
 /// Where a checkpoint part goes.
 #[derive(Debug)]
 pub(crate) enum PartPlace {
-    /// A page-map node learns its place.
-    Node(Arc<Node>),
+    /// A page-map node learns its place, and for which facet it was written.
+    Node(Arc<Node>, FacetId),
     /// A chunk or root: the checkpoint waits for it.
     Cell(Arc<OnceLock<StoredRef>>),
 }
@@ -52,6 +61,8 @@ pub(crate) enum Effect {
     Spill { pages: Vec<PageEffect>, place: SpillPlace },
     /// Facets are gone.
     Delete(Vec<Arc<Facet>>),
+    /// Facets begin.
+    Fork(Vec<ForkEffect>),
     /// A facet has a new name, or is new: the next checkpoint has to say so.
     Touch(Vec<Arc<Facet>>),
     /// A checkpoint part has its place: `at`, `len` and `crc` as in [`PageEffect`].

@@ -16,7 +16,7 @@ use std::thread::Thread;
 
 use crossbeam_utils::CachePadded;
 
-pub(crate) use buffer::{CommitEffect, Effect, PageEffect, PartPlace, SpillPlace};
+pub(crate) use buffer::{CommitEffect, Effect, ForkEffect, PageEffect, PartPlace, SpillPlace};
 pub(crate) use writer::LogWriter;
 
 use crate::error::{Error, Result};

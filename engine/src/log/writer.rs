@@ -8,16 +8,16 @@ use super::Log;
 use super::buffer::{Buffer, Effect, Entry, PartPlace, Placement};
 use crate::error::Result;
 use crate::format::batch::{self, BatchHeader};
-use crate::format::segment::{BATCHES_AT, SegmentHeader};
+use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::stored_len;
 use crate::format::superblock::LogPosition;
-use crate::segments::{LiveChanges, SegmentFile, Segments, Taken, io_error};
-use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
+use crate::segments::{SegmentFile, Segments, Taken, io_error};
+use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
 #[derive(Debug)]
 struct Active {
     segment: SegmentId,
-    generation: Generation,
+    number: FileNo,
     size: u32,
     file: SegmentFile,
     /// Where the next batch goes.
@@ -60,7 +60,7 @@ impl LogWriter {
         match &self.active {
             None => self.recovered,
             Some(active) => LogPosition {
-                segment: Some((active.segment, active.generation)),
+                segment: Some(active.segment),
                 offset: active.offset,
                 lsn: self.next_lsn,
                 hash: self.hash,
@@ -165,11 +165,18 @@ impl LogWriter {
             self.active = None;
         }
         let first = queue.front().map_or(0, |(_, entry)| entry.len);
-        let Taken { segment, generation, size } = segments.take(batch::padded_bytes(first))?;
+        let size = self.enter(segments, batch::padded_bytes(first))?;
+        Ok(fitting(size - BATCHES_AT))
+    }
+
+    /// Goes on in a segment that has room for a batch of `batch_bytes`; returns its size.
+    fn enter(&mut self, segments: &Segments, batch_bytes: usize) -> Result<u32> {
+        let Taken { segment, file: number, size } =
+            segments.take(batch_bytes, SegmentKind::Log, self.next_lsn)?;
         let file = segments.files.get(segment)?;
         // Offset 0: the header is written together with the first batch.
-        self.active = Some(Active { segment, generation, size, file, offset: 0 });
-        Ok(fitting(size - BATCHES_AT))
+        self.active = Some(Active { segment, number, size, file, offset: 0 });
+        Ok(size)
     }
 
     /// Writes the first `count` records of `queue` as a batch, makes it durable, publishes it.
@@ -191,16 +198,14 @@ impl LogWriter {
         log.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         log.counters.tail_bytes.fetch_add(written, Ordering::Relaxed);
 
-        let mut changes = LiveChanges::default();
         let (mut bytes, mut commits) = (0, 0);
         for (_, entry) in queue.drain(..count) {
             let place = Placement { segment, record_at, start: entry.start };
             commits += u64::from(matches!(entry.effect, Effect::Commit(_)));
-            publish(entry.effect, place, &mut changes, segments);
+            publish(entry.effect, entry.lsn, place, segments);
             record_at += entry.len as u64;
             bytes += entry.len;
         }
-        segments.apply(&changes);
         log.counters.commits.fetch_add(commits, Ordering::Relaxed);
         log.buffered_bytes.fetch_sub(bytes, Ordering::Release);
         log.durable.store(self.next_lsn.0 - 1, Ordering::Release);
@@ -216,10 +221,7 @@ impl LogWriter {
         count: u32,
         records: &[u8],
     ) -> Result<(SegmentId, u64)> {
-        let Taken { segment, generation, size } =
-            segments.take(batch::padded_bytes(records.len()))?;
-        let file = segments.files.get(segment)?;
-        self.active = Some(Active { segment, generation, size, file, offset: 0 });
+        self.enter(segments, batch::padded_bytes(records.len()))?;
         self.emit(segments, durable_through, count as usize, |batch| {
             batch.extend_from_slice(records);
         })
@@ -239,9 +241,10 @@ impl LogWriter {
         self.batch.clear();
         if active.offset == 0 {
             let header = SegmentHeader {
-                segment: active.segment,
+                file: active.number,
                 store: self.store,
-                generation: active.generation,
+                segment: active.segment,
+                kind: SegmentKind::Log,
                 incarnation: self.incarnation,
                 size: active.size,
                 first_lsn: self.next_lsn,
@@ -256,7 +259,6 @@ impl LogWriter {
         let header = BatchHeader {
             store: self.store,
             segment: active.segment,
-            generation: active.generation,
             offset: active.offset,
             incarnation: self.incarnation,
             first_lsn: self.next_lsn,
@@ -283,23 +285,28 @@ impl LogWriter {
     }
 }
 
-fn publish(effect: Effect, place: Placement, changes: &mut LiveChanges, segments: &Segments) {
+fn publish(effect: Effect, lsn: Lsn, place: Placement, segments: &Segments) {
     match effect {
         Effect::Commit(commit) => {
             let pages = commit.pages.iter().map(|page| (page, place.of_page(page)));
-            commit.facet.publish_commit(&commit, pages, changes);
+            commit.facet.publish_commit(&commit, lsn, pages);
         }
         Effect::Spill { pages, place: cell } => {
             let placed: Vec<_> =
                 pages.iter().map(|page| (page.page, place.of_page(page))).collect();
             for &(_, reference) in &placed {
-                changes.pin(reference);
+                segments.pin(reference);
             }
             let _ = cell.set(placed);
         }
         Effect::Delete(facets) => {
             for facet in facets {
-                facet.publish_delete(changes);
+                facet.publish_delete();
+            }
+        }
+        Effect::Fork(forks) => {
+            for fork in forks {
+                fork.facet.publish_fork(&fork.source, fork.content, lsn);
             }
         }
         Effect::Touch(facets) => {
@@ -309,9 +316,8 @@ fn publish(effect: Effect, place: Placement, changes: &mut LiveChanges, segments
         }
         Effect::Part { at, len, crc, place: part } => {
             let reference = place.of(at, len, crc);
-            segments.apply_part(reference, 1);
             match part {
-                PartPlace::Node(node) => node.set_stored(reference),
+                PartPlace::Node(node, owner) => node.set_stored(reference, owner),
                 PartPlace::Cell(cell) => {
                     let _ = cell.set(reference);
                 }

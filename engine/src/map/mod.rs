@@ -4,14 +4,17 @@
 //! the nodes on its path that somebody else still holds. So a snapshot is a copy of one pointer.
 //! A small facet's map is one leaf, as long as the facet has pages.
 
+mod diff;
 mod persist;
 
 use std::sync::{Arc, OnceLock};
 
-pub(crate) use persist::{NodeSource, load, obsolete_parts, unwritten_levels};
+pub(crate) use diff::differing_pages;
+pub(crate) use persist::{NodeSource, Unwritten, load, unwritten_levels};
 
 use crate::format::StoredRef;
 use crate::format::catalog::NODE_REFS;
+use crate::types::FacetId;
 
 const SHIFT: u32 = NODE_REFS.trailing_zeros();
 
@@ -30,12 +33,13 @@ pub(crate) enum PageRef {
 #[derive(Debug)]
 pub(crate) struct Node {
     children: Children,
-    /// Where the last checkpoint put this node. A changed node is a new node, which has none.
-    stored: OnceLock<StoredRef>,
+    /// Where a checkpoint put this node, and the facet it was written for. A changed node is a new
+    /// node, which has none.
+    stored: OnceLock<(StoredRef, FacetId)>,
 }
 
 #[derive(Clone, Debug)]
-enum Children {
+pub(crate) enum Children {
     Pages(Vec<PageRef>),
     Nodes(Vec<Option<Arc<Node>>>),
 }
@@ -54,13 +58,22 @@ impl Node {
         Self { children, stored: OnceLock::new() }
     }
 
-    /// Says where a checkpoint put this node.
+    /// Says where a checkpoint put this node, and for which facet.
     ///
     /// # Panics
     /// If it was put somewhere before: only one checkpoint runs at a time, and it writes only nodes
     /// that have no place.
-    pub(crate) fn set_stored(&self, reference: StoredRef) {
-        self.stored.set(reference).expect("a node is written once");
+    pub(crate) fn set_stored(&self, reference: StoredRef, owner: FacetId) {
+        self.stored.set((reference, owner)).expect("a node is written once");
+    }
+
+    /// Where a checkpoint put this node, and the facet it was written for.
+    pub(crate) fn stored(&self) -> Option<(StoredRef, FacetId)> {
+        self.stored.get().copied()
+    }
+
+    pub(crate) fn children(&self) -> &Children {
+        &self.children
     }
 }
 
@@ -79,7 +92,28 @@ impl PageMap {
 
     /// Where the root node was put, if there is one and it was.
     pub(crate) fn stored_root(&self) -> Option<StoredRef> {
-        self.root.as_ref().and_then(|root| root.stored.get().copied())
+        self.root().and_then(|root| root.stored()).map(|(reference, _)| reference)
+    }
+
+    pub(crate) fn root(&self) -> Option<&Arc<Node>> {
+        self.root.as_ref()
+    }
+
+    /// The node of that number at that level (0: leaves).
+    pub(crate) fn node_at(&self, level: u8, index: u32) -> Option<&Arc<Node>> {
+        let first_page = u64::from(index) << (SHIFT * (u32::from(level) + 1));
+        if level > self.levels || first_page >= Self::capacity(self.levels) {
+            return None;
+        }
+        let first_page = u32::try_from(first_page).ok()?;
+        let mut node = self.root.as_ref()?;
+        for above in (level + 1..=self.levels).rev() {
+            match &node.children {
+                Children::Nodes(nodes) => node = nodes.get(slot_at(first_page, above))?.as_ref()?,
+                Children::Pages(_) => return None,
+            }
+        }
+        Some(node)
     }
 
     fn capacity(levels: u8) -> u64 {
@@ -138,21 +172,21 @@ impl PageMap {
         }
     }
 
-    /// Drops the pages from `len` on and hands their stored references to `dropped`.
-    pub(crate) fn truncate(&mut self, len: u32, dropped: &mut impl FnMut(StoredRef)) {
+    /// Drops the pages from `len` on and hands the stored ones, with their indexes, to `dropped`.
+    pub(crate) fn truncate(&mut self, len: u32, dropped: &mut impl FnMut(u32, StoredRef)) {
         let Some(root) = &mut self.root else { return };
         if len == 0 {
-            for_each_stored(root, dropped);
+            for_each_stored(root, self.levels, 0, dropped);
             *self = Self::default();
         } else if u64::from(len) < Self::capacity(self.levels) {
-            truncate_node(root, self.levels, len, dropped);
+            truncate_node(root, self.levels, 0, len, dropped);
         }
     }
 
-    /// Hands every stored reference to `each`.
-    pub(crate) fn for_each_stored(&self, each: &mut impl FnMut(StoredRef)) {
+    /// Hands every stored reference, with the page's index, to `each`.
+    pub(crate) fn for_each_stored(&self, each: &mut impl FnMut(u32, StoredRef)) {
         if let Some(root) = &self.root {
-            for_each_stored(root, each);
+            for_each_stored(root, self.levels, 0, each);
         }
     }
 }
@@ -161,25 +195,39 @@ fn slot_at(index: u32, level: u8) -> usize {
     (index >> (SHIFT * u32::from(level))) as usize % NODE_REFS
 }
 
-fn for_each_stored(node: &Node, each: &mut impl FnMut(StoredRef)) {
+/// Number of the child in `slot` of node `index`, at the level below.
+pub(crate) fn child_index(index: u32, slot: usize) -> u32 {
+    (index << SHIFT) + u32::try_from(slot).expect("a node has at most 32 children")
+}
+
+fn for_each_stored(node: &Node, level: u8, index: u32, each: &mut impl FnMut(u32, StoredRef)) {
     match &node.children {
         Children::Pages(pages) => {
-            for page in pages {
+            for (slot, page) in pages.iter().enumerate() {
                 if let PageRef::Stored(reference) = page {
-                    each(*reference);
+                    each(child_index(index, slot), *reference);
                 }
             }
         }
         Children::Nodes(nodes) => {
-            for node in nodes.iter().flatten() {
-                for_each_stored(node, each);
+            for (slot, node) in nodes.iter().enumerate() {
+                if let Some(node) = node {
+                    for_each_stored(node, level - 1, child_index(index, slot), each);
+                }
             }
         }
     }
 }
 
-/// Keeps the first `len` pages below `node`, `len` being above 0 and below its capacity.
-fn truncate_node(node: &mut Arc<Node>, level: u8, len: u32, dropped: &mut impl FnMut(StoredRef)) {
+/// Keeps the first `len` pages below `node`, which is number `index` at its level, `len` being above
+/// 0 and below its capacity.
+fn truncate_node(
+    node: &mut Arc<Node>,
+    level: u8,
+    index: u32,
+    len: u32,
+    dropped: &mut impl FnMut(u32, StoredRef),
+) {
     let children_len = match &node.children {
         Children::Pages(pages) => pages.len(),
         Children::Nodes(nodes) => nodes.len(),
@@ -194,20 +242,22 @@ fn truncate_node(node: &mut Arc<Node>, level: u8, len: u32, dropped: &mut impl F
     changed.stored = OnceLock::new();
     match &mut changed.children {
         Children::Pages(pages) => {
-            for page in pages.drain(keep..) {
+            for (slot, page) in pages.drain(keep..).enumerate() {
                 if let PageRef::Stored(reference) = page {
-                    dropped(reference);
+                    dropped(child_index(index, keep + slot), reference);
                 }
             }
         }
         Children::Nodes(nodes) => {
-            for node in nodes.drain(keep..).flatten() {
-                for_each_stored(&node, dropped);
+            for (slot, node) in nodes.drain(keep..).enumerate() {
+                if let Some(node) = node {
+                    for_each_stored(&node, level - 1, child_index(index, keep + slot), dropped);
+                }
             }
             if partial > 0
                 && let Some(Some(last)) = nodes.last_mut()
             {
-                truncate_node(last, level - 1, partial, dropped);
+                truncate_node(last, level - 1, child_index(index, keep - 1), partial, dropped);
             }
         }
     }
@@ -244,11 +294,10 @@ mod tests {
                 match kind {
                     0 => {
                         let mut dropped = Vec::new();
-                        map.truncate(index, &mut |reference| dropped.push(reference.slot));
+                        map.truncate(index, &mut |at, reference| dropped.push((at, reference.slot)));
                         dropped.sort_unstable();
-                        let mut expected: Vec<u32> =
-                            model.split_off(&index).into_values().collect();
-                        expected.sort_unstable();
+                        let expected: Vec<(u32, u32)> =
+                            model.split_off(&index).into_iter().collect();
                         prop_assert_eq!(dropped, expected);
                     }
                     1 => snapshots.push((map.clone(), model.clone())),
@@ -263,8 +312,8 @@ mod tests {
             snapshots.push((map, model));
             for (map, model) in snapshots {
                 let mut all = Vec::new();
-                map.for_each_stored(&mut |reference| all.push(reference.slot));
-                prop_assert_eq!(all, model.values().copied().collect::<Vec<_>>());
+                map.for_each_stored(&mut |at, reference| all.push((at, reference.slot)));
+                prop_assert_eq!(all, model.iter().map(|(&at, &slot)| (at, slot)).collect::<Vec<_>>());
                 for index in (0..80).chain(model.keys().copied()).chain([u32::MAX]) {
                     prop_assert_eq!(number(map.get(index)), model.get(&index).copied());
                 }
@@ -279,7 +328,7 @@ mod tests {
         map.set(0, PageRef::Stored(stored(8)));
         assert_eq!(number(map.get(u32::MAX)), Some(7));
         assert_eq!(map.levels(), crate::format::catalog::MAP_LEVELS_MAX);
-        map.truncate(1, &mut |_| ());
+        map.truncate(1, &mut |_, _| ());
         assert_eq!(number(map.get(u32::MAX)), None);
         assert_eq!(number(map.get(0)), Some(8));
     }

@@ -5,11 +5,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
 
-use super::{SegmentFile, io_error};
-use crate::error::Result;
-use crate::format::StoredRef;
+use super::SegmentFile;
+use super::forward::Forwards;
+use crate::error::{Error, Result};
+use crate::format::{Identity, Malformed, StoredRef};
 use crate::io::{FileName, Io};
-use crate::types::SegmentId;
+use crate::types::{FileNo, SegmentId};
+
+/// Something that is not what its reference says.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    /// Where it is.
+    pub(crate) place: Identity,
+    pub(crate) path: String,
+    pub(crate) malformed: Malformed,
+}
 
 /// How a segment file gets its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +36,23 @@ struct Open {
     used: AtomicU64,
 }
 
-/// The store's segment files, a bounded number of them open.
+/// The store's segment files, a bounded number of them open, and where in them things are.
 #[derive(Debug)]
 pub(crate) struct SegmentFiles {
     io: Arc<dyn Io>,
-    open: RwLock<FxHashMap<SegmentId, Open>>,
+    open: RwLock<FxHashMap<FileNo, Open>>,
     open_max: usize,
+    places: RwLock<Places>,
     /// Counts uses, to find the file used longest ago.
     clock: AtomicU64,
     filled_bytes: AtomicU64,
+}
+
+/// Which file a segment is in, and what was moved elsewhere.
+#[derive(Debug, Default)]
+struct Places {
+    segments: FxHashMap<SegmentId, FileNo>,
+    forwards: Forwards,
 }
 
 impl SegmentFiles {
@@ -43,6 +61,7 @@ impl SegmentFiles {
             io,
             open: RwLock::default(),
             open_max: open_max.max(2),
+            places: RwLock::default(),
             clock: AtomicU64::new(0),
             filled_bytes: AtomicU64::new(0),
         }
@@ -52,56 +71,158 @@ impl SegmentFiles {
         self.io.describe()
     }
 
+    /// Path of a segment's file, for messages.
+    pub(crate) fn path(&self, segment: SegmentId) -> String {
+        let file = self
+            .places
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .segments
+            .get(&segment)
+            .copied();
+        match file {
+            Some(file) => self.path_of(file),
+            None => format!("{}/segments (segment {segment})", self.describe()),
+        }
+    }
+
+    pub(crate) fn path_of(&self, file: FileNo) -> String {
+        format!("{}/{}", self.describe(), FileName::Segment(file))
+    }
+
     /// Bytes written to fill segments since the store was opened.
     pub(crate) fn filled_bytes(&self) -> u64 {
         self.filled_bytes.load(Ordering::Relaxed)
     }
 
+    /// `segment` is in `file` from now on.
+    pub(crate) fn set_file(&self, segment: SegmentId, file: FileNo) {
+        self.places_mut().segments.insert(segment, file);
+    }
+
+    /// The segment is no more, and nothing leads to it.
+    pub(crate) fn forget(&self, segment: SegmentId) {
+        let mut places = self.places_mut();
+        places.segments.remove(&segment);
+        places.forwards.forget_target(segment);
+    }
+
+    fn places_mut(&self) -> std::sync::RwLockWriteGuard<'_, Places> {
+        self.places.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes where things were moved to.
+    pub(crate) fn with_forwards<T>(&self, with: impl FnOnce(&mut Forwards) -> T) -> T {
+        with(&mut self.places_mut().forwards)
+    }
+
+    /// Where something is now.
+    pub(crate) fn place(&self, identity: Identity) -> Identity {
+        self.places.read().unwrap_or_else(PoisonError::into_inner).forwards.place(identity)
+    }
+
+    /// The file that holds a segment; 0 if none does.
+    pub(crate) fn number(&self, segment: SegmentId) -> FileNo {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        places.segments.get(&segment).copied().unwrap_or_default()
+    }
+
+    fn file_of(&self, segment: SegmentId) -> Result<FileNo> {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        places.segments.get(&segment).copied().ok_or_else(|| Error::Io {
+            operation: "find",
+            path: format!("{}/segments (segment {segment})", self.describe()),
+            offset: None,
+            source: std::io::Error::new(std::io::ErrorKind::NotFound, "no file holds this segment"),
+        })
+    }
+
     /// The open file of a segment.
     pub(crate) fn get(&self, segment: SegmentId) -> Result<SegmentFile> {
+        self.get_file(self.file_of(segment)?)
+    }
+
+    fn get_file(&self, number: FileNo) -> Result<SegmentFile> {
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        if let Some(open) = self.open.read().unwrap_or_else(PoisonError::into_inner).get(&segment) {
+        if let Some(open) = self.open.read().unwrap_or_else(PoisonError::into_inner).get(&number) {
             open.used.store(now, Ordering::Relaxed);
             return Ok(Arc::clone(&open.file));
         }
         let file = self
             .io
-            .open(FileName::Segment(segment))
-            .map_err(|source| io_error(self, "open", segment, None, source))?;
-        self.keep(segment, Arc::clone(&file), now);
+            .open(FileName::Segment(number))
+            .map_err(|source| self.error(number, "open", None, source))?;
+        self.keep(number, Arc::clone(&file), now);
         Ok(file)
     }
 
-    fn keep(&self, segment: SegmentId, file: SegmentFile, now: u64) {
+    fn error(
+        &self,
+        file: FileNo,
+        operation: &'static str,
+        offset: Option<u64>,
+        source: std::io::Error,
+    ) -> Error {
+        Error::Io { operation, path: self.path_of(file), offset, source }
+    }
+
+    fn keep(&self, number: FileNo, file: SegmentFile, now: u64) {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.open_max {
             let oldest = open
                 .iter()
                 .min_by_key(|(_, file)| file.used.load(Ordering::Relaxed))
-                .map(|(&s, _)| s);
+                .map(|(&number, _)| number);
             // Whoever reads the file now has its own handle to it.
-            oldest.map(|segment| open.remove(&segment));
+            oldest.map(|number| open.remove(&number));
         }
-        open.insert(segment, Open { file, used: AtomicU64::new(now) });
+        open.insert(number, Open { file, used: AtomicU64::new(now) });
     }
 
-    /// Reads what `reference` covers.
-    pub(crate) fn read(&self, reference: StoredRef, into: &mut Vec<u8>) -> Result<()> {
-        into.resize(reference.len as usize, 0);
-        self.read_at(reference.segment, reference.offset(), into)
+    /// Reads what `reference` leads to, and has it checked by `decode`. What was read while the
+    /// cleaner moved it, and its old place was used for something else, is read again.
+    pub(crate) fn read_checked<T>(
+        &self,
+        reference: StoredRef,
+        buffer: &mut Vec<u8>,
+        mut decode: impl FnMut(&[u8]) -> Result<T, Malformed>,
+    ) -> Result<Result<T, Damage>> {
+        loop {
+            let before = self.place(reference.identity());
+            buffer.resize(reference.len as usize, 0);
+            let read = self.read_at(before.segment, before.offset(), buffer);
+            let malformed = match read.map(|()| decode(buffer)) {
+                Ok(Ok(value)) => return Ok(Ok(value)),
+                Ok(Err(malformed)) => Ok(malformed),
+                Err(error) => Err(error),
+            };
+            if self.place(reference.identity()) == before {
+                return malformed.map(|malformed| {
+                    Err(Damage { place: before, path: self.path(before.segment), malformed })
+                });
+            }
+        }
     }
 
     /// Fills `bytes` from `offset` of a segment.
     pub(crate) fn read_at(&self, segment: SegmentId, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        self.get(segment)?
+        let file = self.file_of(segment)?;
+        self.get_file(file)?
             .read_at(offset, bytes)
-            .map_err(|source| io_error(self, "read", segment, Some(offset), source))
+            .map_err(|source| self.error(file, "read", Some(offset), source))
+    }
+
+    /// Fills `bytes` from `offset` of a file, whatever it holds.
+    pub(crate) fn read_file_at(&self, file: FileNo, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.get_file(file)?
+            .read_at(offset, bytes)
+            .map_err(|source| self.error(file, "read", Some(offset), source))
     }
 
     /// Creates a segment file of zeros whose blocks are allocated, and syncs it and its name.
-    pub(crate) fn make(&self, segment: SegmentId, size: u32, how: Make) -> Result<()> {
-        let name = FileName::Segment(segment);
-        let error = |operation, offset, source| io_error(self, operation, segment, offset, source);
+    pub(crate) fn make(&self, number: FileNo, size: u32, how: Make) -> Result<()> {
+        let name = FileName::Segment(number);
+        let error = |operation, offset, source| self.error(number, operation, offset, source);
         let file = self.io.create(name).map_err(|source| error("create", None, source))?;
         let size = u64::from(size);
         match how {
@@ -116,20 +237,20 @@ impl SegmentFiles {
         file.sync().map_err(|source| error("sync", None, source))?;
         self.io.sync_directory().map_err(|source| error("sync directory of", None, source))?;
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        self.keep(segment, file, now);
+        self.keep(number, file, now);
         Ok(())
     }
 
-    /// Makes what was written to a segment durable.
-    pub(crate) fn sync(&self, segment: SegmentId) -> Result<()> {
-        self.get(segment)?.sync().map_err(|source| io_error(self, "sync", segment, None, source))
+    /// Makes what was written to a file durable.
+    pub(crate) fn sync(&self, file: FileNo) -> Result<()> {
+        self.get_file(file)?.sync().map_err(|source| self.error(file, "sync", None, source))
     }
 
     /// Removes a segment file.
-    pub(crate) fn remove(&self, segment: SegmentId) -> Result<()> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+    pub(crate) fn remove(&self, file: FileNo) -> Result<()> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&file);
         self.io
-            .remove(FileName::Segment(segment))
-            .map_err(|source| io_error(self, "remove", segment, None, source))
+            .remove(FileName::Segment(file))
+            .map_err(|source| self.error(file, "remove", None, source))
     }
 }

@@ -2,88 +2,113 @@
 //!
 //! A segment goes round: *ready* (its blocks are allocated, so that a write to it cannot fail for
 //! lack of space; and mostly filled through, so that a sync is one device flush and no file-system
-//! journal commit) -> *in use* (the log is
-//! writing it, or has) -> *ready* again, when a checkpoint finds nothing live in it.
+//! journal commit) -> *in use* (the log is writing it, or has; or the cleaner has) -> *ready* again, when
+//! a checkpoint finds nothing live in it. Each use has a number of its own, the [`SegmentId`].
+//!
+//! What is live is settled by checkpoints: between two of them, live bytes are those of the last one.
 
 mod files;
+mod forward;
 mod room;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-pub(crate) use files::{Make, SegmentFiles};
-pub(crate) use room::Purpose;
+pub(crate) use files::{Damage, Make, SegmentFiles};
+pub(crate) use forward::Forwards;
+pub(crate) use room::{Purpose, usable_bytes};
 
 use crate::config::FormatParams;
 use crate::error::{Error, Result};
 use crate::format::StoredRef;
 use crate::format::catalog::SegmentEntry;
-use crate::io::FileName;
-use crate::types::{Generation, Lsn, SegmentId};
+use crate::format::segment::SegmentKind;
+use crate::types::{FileNo, Lsn, SegmentId};
 use room::{Demand, Room};
 
 /// A segment that holds, or may hold, something needed.
 #[derive(Clone, Copy, Debug)]
 struct InUse {
-    generation: Generation,
+    file: FileNo,
     size: u32,
-    /// Bytes of page records that durable versions refer to.
+    kind: SegmentKind,
+    /// Bytes of page records that the newest checkpoint refers to.
     live_page_bytes: u64,
-    /// Bytes of checkpoint parts that the newest checkpoint refers to.
+    /// Bytes of its own parts that it refers to.
     live_part_bytes: u64,
-    /// Bytes that only snapshots, or transactions that spilled, still need. Below zero for a moment
-    /// when a snapshot ends while the batch that pinned the page for it is being published.
-    pinned_bytes: i64,
-    /// The LSN after its last record; `None` while the log is writing it. Recovery needs the
-    /// segment until the replay position has passed this.
+    /// Spilled pages of transactions that are open, or that no checkpoint knows yet.
+    pins: u32,
+    /// The LSN after its last record; `None` while it is being written. Recovery needs the segment
+    /// until the replay position has passed this.
     sealed_at: Option<Lsn>,
+    /// LSN from around the time its content was new.
+    born: Lsn,
+}
+
+impl InUse {
+    fn live_bytes(&self) -> u64 {
+        self.live_page_bytes + self.live_part_bytes
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready {
-    /// Generation it had when it was last in use.
-    pub(crate) generation: Generation,
     pub(crate) size: u32,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     in_use: BTreeMap<SegmentId, InUse>,
-    ready: BTreeMap<SegmentId, Ready>,
-    /// Numbers of files that could not be completed and are taken.
-    next: u32,
+    ready: BTreeMap<FileNo, Ready>,
+    /// Highest numbers that were ever given out.
+    last_file: FileNo,
+    last_segment: SegmentId,
 }
 
 /// Changes of live bytes, collected to be applied at once.
 #[derive(Debug, Default)]
 pub(crate) struct LiveChanges {
     pages: FxHashMap<SegmentId, i64>,
-    pins: FxHashMap<SegmentId, i64>,
+    parts: FxHashMap<SegmentId, i64>,
 }
 
 impl LiveChanges {
-    /// Durable versions refer to the page from now on.
-    pub(crate) fn add(&mut self, reference: StoredRef) {
-        *self.pages.entry(reference.segment).or_default() += i64::from(reference.len);
+    /// Counts a page record at `place` in (`sign` 1) or out (-1).
+    pub(crate) fn page(&mut self, place: SegmentId, len: u32, sign: i64) {
+        *self.pages.entry(place).or_default() += sign * i64::from(len);
     }
 
-    /// No durable version refers to the page any more.
-    pub(crate) fn remove(&mut self, reference: StoredRef) {
-        *self.pages.entry(reference.segment).or_default() -= i64::from(reference.len);
+    /// The same for a checkpoint part.
+    pub(crate) fn part(&mut self, place: SegmentId, len: u32, sign: i64) {
+        *self.parts.entry(place).or_default() += sign * i64::from(len);
     }
+}
 
-    /// A snapshot or an open transaction needs the page.
-    pub(crate) fn pin(&mut self, reference: StoredRef) {
-        *self.pins.entry(reference.segment).or_default() += i64::from(reference.len);
-    }
+/// A segment as the cleaner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) segment: SegmentId,
+    pub(crate) file: FileNo,
+    pub(crate) size: u32,
+    pub(crate) live_bytes: u64,
+    pub(crate) born: Lsn,
+}
 
-    /// It no longer does.
-    pub(crate) fn unpin(&mut self, reference: StoredRef) {
-        *self.pins.entry(reference.segment).or_default() -= i64::from(reference.len);
-    }
+/// Sums over all segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) segments: u32,
+    pub(crate) ready: u32,
+    pub(crate) allocated_bytes: u64,
+    pub(crate) ready_bytes: u64,
+    /// Bytes of segments in use that the last checkpoint has passed: what the cleaner may look at.
+    pub(crate) settled_bytes: u64,
+    /// What is live in those.
+    pub(crate) settled_live_bytes: u64,
+    pub(crate) live_bytes: u64,
 }
 
 /// The segments of a store.
@@ -137,7 +162,7 @@ const RESERVE_BYTES_PER_SEGMENT: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub(crate) segment: SegmentId,
-    pub(crate) generation: Generation,
+    pub(crate) file: FileNo,
     pub(crate) size: u32,
 }
 
@@ -164,17 +189,21 @@ impl Segments {
 
     /// Recovery: a segment that is in use. `sealed_at`: see [`InUse`].
     pub(crate) fn restore_in_use(&self, entry: &SegmentEntry, sealed_at: Lsn) {
+        self.files.set_file(entry.segment, entry.file);
         let mut table = self.table();
-        table.next = table.next.max(entry.segment.0);
+        table.last_file = table.last_file.max(entry.file);
+        table.last_segment = table.last_segment.max(entry.segment);
         table.in_use.insert(
             entry.segment,
             InUse {
-                generation: entry.generation,
+                file: entry.file,
                 size: entry.size,
+                kind: entry.kind,
                 live_page_bytes: entry.live_page_bytes,
                 live_part_bytes: entry.live_part_bytes,
-                pinned_bytes: 0,
+                pins: 0,
                 sealed_at: Some(sealed_at),
+                born: entry.born,
             },
         );
     }
@@ -186,16 +215,28 @@ impl Segments {
         }
     }
 
+    /// Recovery: no segment gets this number or a lower one.
+    pub(crate) fn reserve_numbers(&self, segment: SegmentId, file: FileNo) {
+        let mut table = self.table();
+        table.last_file = table.last_file.max(file);
+        table.last_segment = table.last_segment.max(segment);
+    }
+
+    /// Highest number of a segment so far.
+    pub(crate) fn last_segment(&self) -> SegmentId {
+        self.table().last_segment
+    }
+
     /// Whether a segment holds, or may hold, something needed.
     pub(crate) fn is_in_use(&self, segment: SegmentId) -> bool {
         self.table().in_use.contains_key(&segment)
     }
 
-    /// Recovery: a segment that can be used again.
-    pub(crate) fn restore_ready(&self, segment: SegmentId, ready: Ready) {
+    /// Recovery: a file that can be used again.
+    pub(crate) fn restore_ready(&self, file: FileNo, ready: Ready) {
         let mut table = self.table();
-        table.next = table.next.max(segment.0);
-        table.ready.insert(segment, ready);
+        table.last_file = table.last_file.max(file);
+        table.ready.insert(file, ready);
         self.room.publish(&table.ready);
     }
 
@@ -214,34 +255,74 @@ impl Segments {
     }
 
     /// Takes the smallest ready segment in which `batch_bytes` fit after the header, so that large
-    /// ones are left for large records; makes one if need be.
-    pub(crate) fn take(&self, batch_bytes: usize) -> Result<Taken> {
+    /// ones are left for large records; makes one if need be. `born`: see [`InUse`].
+    pub(crate) fn take(&self, batch_bytes: usize, kind: SegmentKind, born: Lsn) -> Result<Taken> {
+        let fits = |ready: &Ready| room::usable_bytes(ready.size) >= batch_bytes as u64;
         loop {
             let mut table = self.table();
-            let fits = |ready: &Ready| room::usable_bytes(ready.size) >= batch_bytes as u64;
             let ready = table.ready.iter().filter(|(_, ready)| fits(ready));
-            let found = ready.min_by_key(|(_, ready)| ready.size).map(|(&id, &ready)| (id, ready));
-            if let Some((segment, ready)) = found {
-                table.ready.remove(&segment);
-                self.room.publish(&table.ready);
-                self.pace().taken += 1;
-                let generation = Generation(ready.generation.0 + 1);
-                table.in_use.insert(
-                    segment,
-                    InUse {
-                        generation,
-                        size: ready.size,
-                        live_page_bytes: 0,
-                        live_part_bytes: 0,
-                        pinned_bytes: 0,
-                        sealed_at: None,
-                    },
-                );
-                return Ok(Taken { segment, generation, size: ready.size });
+            let found =
+                ready.min_by_key(|(_, ready)| ready.size).map(|(&file, &ready)| (file, ready));
+            if let Some((file, ready)) = found {
+                return Ok(self.take_file(&mut table, file, ready, kind, born));
             }
             drop(table);
             self.make(batch_bytes, Make::Reserved, |table| table.ready.values().any(fits))?;
         }
+    }
+
+    /// Takes the largest ready segment for survivors of at most `bytes_max`, if there is one of which
+    /// commits are in no need.
+    pub(crate) fn take_for_survivors(&self, bytes_max: u64, born: Lsn) -> Option<Taken> {
+        let mut table = self.table();
+        let enough = table.ready.iter().filter(|(_, ready)| usable_bytes(ready.size) >= bytes_max);
+        let found = enough.min_by_key(|(_, ready)| ready.size);
+        let found = found.or_else(|| table.ready.iter().max_by_key(|(_, ready)| ready.size));
+        let (file, ready) = found.map(|(&file, &ready)| (file, ready))?;
+        let taken = self.take_file(&mut table, file, ready, SegmentKind::Survivors, born);
+        table.in_use.get_mut(&taken.segment)?.sealed_at = Some(Lsn(0));
+        Some(taken)
+    }
+
+    /// A segment that was taken and holds nothing: nothing has led to it yet.
+    pub(crate) fn give_back(&self, taken: Taken) {
+        self.files.forget(taken.segment);
+        let mut table = self.table();
+        table.in_use.remove(&taken.segment);
+        table.ready.insert(taken.file, Ready { size: taken.size });
+        self.room.publish(&table.ready);
+    }
+
+    fn take_file(
+        &self,
+        table: &mut Table,
+        file: FileNo,
+        ready: Ready,
+        kind: SegmentKind,
+        born: Lsn,
+    ) -> Taken {
+        table.ready.remove(&file);
+        self.room.publish(&table.ready);
+        if kind == SegmentKind::Log {
+            self.pace().taken += 1;
+        }
+        table.last_segment = SegmentId(table.last_segment.0 + 1);
+        let segment = table.last_segment;
+        self.files.set_file(segment, file);
+        table.in_use.insert(
+            segment,
+            InUse {
+                file,
+                size: ready.size,
+                kind,
+                live_page_bytes: 0,
+                live_part_bytes: 0,
+                pins: 0,
+                sealed_at: None,
+                born,
+            },
+        );
+        Taken { segment, file, size: ready.size }
     }
 
     /// The log has left `segment`; the record after its last one is `at`.
@@ -258,13 +339,13 @@ impl Segments {
         if *closed {
             return Err(Error::Closed);
         }
-        let (segment, size) = {
+        let (file, size) = {
             let mut table = self.table();
             if is_done(&table) {
                 return Ok(());
             }
-            table.next += 1;
-            (SegmentId(table.next), self.size_wanted(&table))
+            table.last_file = FileNo(table.last_file.0 + 1);
+            (table.last_file, self.size_wanted(&table))
         };
         let size_of = |wanted: u32| {
             room::size_for(bytes, wanted).ok_or_else(|| {
@@ -273,10 +354,10 @@ impl Segments {
             })
         };
         let (mut size, smallest) = (size_of(size)?, size_of(self.format.segment_bytes_min)?);
-        while let Err(error) = self.files.make(segment, size, how) {
+        while let Err(error) = self.files.make(file, size, how) {
             // What was made of the file is of no use; if it cannot be removed either, the next
             // open does it.
-            let _ = self.files.remove(segment);
+            let _ = self.files.remove(file);
             if !error.is_disk_full() {
                 return Err(error);
             }
@@ -288,7 +369,7 @@ impl Segments {
             size = smallest;
         }
         let mut table = self.table();
-        table.ready.insert(segment, Ready { generation: Generation(0), size });
+        table.ready.insert(file, Ready { size });
         self.room.publish(&table.ready);
         Ok(())
     }
@@ -367,15 +448,31 @@ impl Segments {
         self.is_starved.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a checkpoint would make a segment ready: one that the log has left and in which
-    /// nothing is live.
+    /// Whether a checkpoint would make a segment ready: one that was left and in which nothing is
+    /// live.
     pub(crate) fn has_empty(&self) -> bool {
-        self.table().in_use.values().any(|entry| {
-            entry.live_page_bytes == 0
-                && entry.live_part_bytes == 0
-                && entry.pinned_bytes == 0
-                && entry.sealed_at.is_some()
-        })
+        self.table()
+            .in_use
+            .values()
+            .any(|entry| entry.live_bytes() == 0 && entry.pins == 0 && entry.sealed_at.is_some())
+    }
+
+    /// A spilled page must stay, whatever a checkpoint says of its segment.
+    pub(crate) fn pin(&self, reference: StoredRef) {
+        if let Some(entry) = self.table().in_use.get_mut(&reference.segment) {
+            entry.pins += 1;
+        }
+    }
+
+    /// It no longer has to.
+    ///
+    /// # Panics
+    /// If it was not pinned.
+    pub(crate) fn unpin(&self, reference: StoredRef) {
+        let mut table = self.table();
+        let entry = table.in_use.get_mut(&reference.segment);
+        let entry = entry.expect("a segment with a pinned page is in use");
+        entry.pins = entry.pins.checked_sub(1).expect("a page is let go once");
     }
 
     /// Applies collected changes.
@@ -392,94 +489,158 @@ impl Segments {
                 .checked_add_signed(*delta)
                 .expect("a segment has no fewer than 0 live bytes of pages");
         }
-        for (segment, delta) in &changes.pins {
-            let entry = table.in_use.get_mut(segment).expect("pinned pages are in segments in use");
-            entry.pinned_bytes += delta;
+        for (segment, delta) in &changes.parts {
+            let entry =
+                table.in_use.get_mut(segment).expect("checkpoint parts are in segments in use");
+            entry.live_part_bytes = entry
+                .live_part_bytes
+                .checked_add_signed(*delta)
+                .expect("a segment has no fewer than 0 live bytes of checkpoint parts");
         }
     }
 
-    /// Counts checkpoint parts in (`+`) or out (`-`).
-    ///
-    /// # Panics
-    /// As [`apply`](Self::apply).
-    pub(crate) fn apply_part(&self, reference: StoredRef, sign: i64) {
-        let mut table = self.table();
-        let entry = table
-            .in_use
-            .get_mut(&reference.segment)
-            .expect("checkpoint parts are in segments in use");
-        entry.live_part_bytes = entry
-            .live_part_bytes
-            .checked_add_signed(sign * i64::from(reference.len))
-            .expect("a segment has no fewer than 0 live bytes of checkpoint parts");
+    /// Nothing that is live is in `segment` any more: the cleaner has looked at all of it.
+    pub(crate) fn set_empty(&self, segment: SegmentId) {
+        if let Some(entry) = self.table().in_use.get_mut(&segment) {
+            entry.live_page_bytes = 0;
+            entry.live_part_bytes = 0;
+        }
     }
 
-    /// The table as a checkpoint stores it.
+    /// The segments in use, as a checkpoint stores them.
     pub(crate) fn entries(&self) -> Vec<SegmentEntry> {
         let table = self.table();
-        let in_use = table.in_use.iter().map(|(&segment, entry)| SegmentEntry {
+        let entry = |(&segment, entry): (&SegmentId, &InUse)| SegmentEntry {
             segment,
-            generation: entry.generation,
+            file: entry.file,
             size: entry.size,
-            is_ready: false,
+            kind: entry.kind,
             live_page_bytes: entry.live_page_bytes,
             live_part_bytes: entry.live_part_bytes,
-        });
-        let ready = table.ready.iter().map(|(&segment, ready)| SegmentEntry {
-            segment,
-            generation: ready.generation,
-            size: ready.size,
-            is_ready: true,
-            live_page_bytes: 0,
-            live_part_bytes: 0,
-        });
-        let mut entries: Vec<_> = in_use.chain(ready).collect();
-        entries.sort_by_key(|entry| entry.segment);
-        entries
+            born: entry.born,
+        };
+        table.in_use.iter().map(entry).collect()
     }
 
-    /// After a checkpoint is durable: makes ready what it found empty. `cut` is the table as it
-    /// was at the checkpoint; recovery starts in `replay_segment`, at `replay_lsn`.
-    pub(crate) fn recycle(
+    /// Segments that the cleaner may take things out of: recovery does not read them, if it starts
+    /// in `replay_segment` at `replay_lsn`.
+    pub(crate) fn candidates(
         &self,
-        cut: &[SegmentEntry],
         replay_segment: Option<SegmentId>,
         replay_lsn: Lsn,
+    ) -> Vec<Candidate> {
+        let table = self.table();
+        let settled = table.in_use.iter().filter(|(segment, entry)| {
+            is_settled(**segment, entry, replay_segment, replay_lsn) && entry.pins == 0
+        });
+        settled
+            .map(|(&segment, entry)| Candidate {
+                segment,
+                file: entry.file,
+                size: entry.size,
+                live_bytes: entry.live_bytes(),
+                born: entry.born,
+            })
+            .collect()
+    }
+
+    /// After a checkpoint is durable: makes ready what it found empty. Recovery starts in
+    /// `replay_segment`, at `replay_lsn`; snapshots read `pinned`.
+    pub(crate) fn recycle(
+        &self,
+        replay_segment: Option<SegmentId>,
+        replay_lsn: Lsn,
+        pinned: &FxHashSet<SegmentId>,
     ) {
         let mut table = self.table();
-        for at_cut in cut.iter().filter(|entry| entry.live_page_bytes == 0) {
-            let Some(entry) = table.in_use.get(&at_cut.segment) else { continue };
-            // 1. The checkpoint must not need it (pages: at the cut; parts: now, since they were
-            //    written after the cut). 2. No version, snapshot or open transaction may need it.
+        let mut empty = Vec::new();
+        for (&segment, entry) in &table.in_use {
+            // 1. The checkpoint must not need it, nor an open transaction. 2. No snapshot may.
             // 3. Recovery must not read it: the replay position has passed it and is elsewhere.
-            let empty = entry.live_page_bytes == 0
-                && entry.live_part_bytes == 0
-                && entry.pinned_bytes == 0
-                && entry.sealed_at.is_some_and(|at| at <= replay_lsn)
-                && Some(at_cut.segment) != replay_segment;
-            if empty {
-                let ready = Ready { generation: entry.generation, size: entry.size };
-                table.in_use.remove(&at_cut.segment);
-                table.ready.insert(at_cut.segment, ready);
+            if entry.live_bytes() == 0
+                && entry.pins == 0
+                && !pinned.contains(&segment)
+                && is_settled(segment, entry, replay_segment, replay_lsn)
+            {
+                empty.push((segment, entry.file, entry.size));
             }
+        }
+        for (segment, file, size) in empty {
+            self.files.forget(segment);
+            table.in_use.remove(&segment);
+            table.ready.insert(file, Ready { size });
         }
         self.room.publish(&table.ready);
     }
 
-    /// (segments, allocated bytes, live bytes, ready segments)
-    pub(crate) fn totals(&self) -> (u32, u64, u64, u32) {
+    /// Removes a file that is ready, if there are more than the log and the cleaner will need soon;
+    /// says whether it did.
+    pub(crate) fn trim(&self) -> Result<bool> {
+        let closed = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(Error::Closed);
+        }
+        let file = {
+            let mut table = self.table();
+            let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
+            let wanted = self.size_wanted(&table);
+            let ready: u64 = table.ready.values().map(|ready| u64::from(ready.size)).sum();
+            let keep = (in_use / READY_SHARE).max(READY_SEGMENTS_MIN * u64::from(wanted));
+            // Small ones first: large ones serve every purpose.
+            let smallest = table.ready.iter().min_by_key(|(_, ready)| ready.size);
+            let Some((file, size)) = smallest.map(|(&file, ready)| (file, ready.size)) else {
+                return Ok(false);
+            };
+            if ready - u64::from(size) < keep {
+                return Ok(false);
+            }
+            let mut left = table.ready.clone();
+            left.remove(&file);
+            if !self.room.would_be_enough(&left, wanted as usize) {
+                return Ok(false);
+            }
+            table.ready = left;
+            self.room.publish(&table.ready);
+            file
+        };
+        self.files.remove(file)?;
+        Ok(true)
+    }
+
+    pub(crate) fn totals(&self, replay_segment: Option<SegmentId>, replay_lsn: Lsn) -> Totals {
         let table = self.table();
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        let live =
-            table.in_use.values().map(|entry| entry.live_page_bytes + entry.live_part_bytes).sum();
-        let segments = count(table.in_use.len() + table.ready.len());
-        (segments, allocated_bytes(&table), live, count(table.ready.len()))
+        let mut totals = Totals {
+            segments: count(table.in_use.len() + table.ready.len()),
+            ready: count(table.ready.len()),
+            ready_bytes: table.ready.values().map(|ready| u64::from(ready.size)).sum(),
+            ..Totals::default()
+        };
+        totals.allocated_bytes = totals.ready_bytes;
+        for (&segment, entry) in &table.in_use {
+            totals.allocated_bytes += u64::from(entry.size);
+            totals.live_bytes += entry.live_bytes();
+            if is_settled(segment, entry, replay_segment, replay_lsn) {
+                totals.settled_bytes += u64::from(entry.size);
+                totals.settled_live_bytes += entry.live_bytes();
+            }
+        }
+        totals
     }
 }
 
-fn allocated_bytes(table: &Table) -> u64 {
-    let in_use = table.in_use.values().map(|entry| u64::from(entry.size));
-    in_use.chain(table.ready.values().map(|ready| u64::from(ready.size))).sum()
+/// More ready bytes than this share of what is in use are given back to the file system…
+const READY_SHARE: u64 = 16;
+/// …unless they are fewer segments than this.
+const READY_SEGMENTS_MIN: u64 = 4;
+
+fn is_settled(
+    segment: SegmentId,
+    entry: &InUse,
+    replay_segment: Option<SegmentId>,
+    replay_lsn: Lsn,
+) -> bool {
+    entry.sealed_at.is_some_and(|at| at <= replay_lsn) && Some(segment) != replay_segment
 }
 
 /// What the store was doing, for errors of segment files.
@@ -490,8 +651,7 @@ pub(crate) fn io_error(
     offset: Option<u64>,
     source: std::io::Error,
 ) -> Error {
-    let path = format!("{}/{}", files.describe(), FileName::Segment(segment));
-    Error::Io { operation, path, offset, source }
+    Error::Io { operation, path: files.path(segment), offset, source }
 }
 
 /// The shared handle of an open segment file.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Ready;
 use crate::format::{BLOCK_BYTES, batch};
-use crate::types::SegmentId;
+use crate::types::FileNo;
 
 /// Largest segment: its size must fit the 32-bit fields of the format.
 const SEGMENT_BYTES_LIMIT: u64 = 1 << 31;
@@ -60,7 +60,7 @@ pub(crate) struct Room {
 }
 
 /// Bytes of batches that a segment of `size` bytes holds.
-pub(super) fn usable_bytes(size: u32) -> u64 {
+pub(crate) fn usable_bytes(size: u32) -> u64 {
     u64::from(size).saturating_sub(BLOCK_BYTES as u64)
 }
 
@@ -82,7 +82,7 @@ pub(super) fn size_for(bytes: usize, wanted: u32) -> Option<u32> {
 
 impl Room {
     /// Counts anew after the ready segments have changed.
-    pub(super) fn publish(&self, ready: &BTreeMap<SegmentId, Ready>) {
+    pub(super) fn publish(&self, ready: &BTreeMap<FileNo, Ready>) {
         let smallest = ready.values().map(|ready| ready.size).min().unwrap_or(0);
         let record_bytes_max = usable_bytes(smallest) / 2;
         let halves = || ready.values().map(|ready| usable_bytes(ready.size) / 2);
@@ -115,6 +115,12 @@ impl Room {
         parts + parts / 64 + CHECKPOINT_BYTES_MIN
     }
 
+    /// Whether commits still find room when only `ready` is left.
+    pub(super) fn would_be_enough(&self, ready: &BTreeMap<FileNo, Ready>, bytes: usize) -> bool {
+        let demand = Demand { buffered_bytes: bytes, record_bytes: 0, purpose: Purpose::Commit };
+        is_enough_in(ready, 0, demand, 2 * self.reserve_bytes())
+    }
+
     pub(super) fn is_enough(&self, demand: Demand) -> bool {
         demand.purpose == Purpose::Commit
             && with_overhead(demand.record_bytes) <= self.record_bytes_max.load(Ordering::Acquire)
@@ -125,7 +131,7 @@ impl Room {
 
 /// Exact form of [`Room::is_enough`].
 pub(super) fn is_enough_in(
-    ready: &BTreeMap<SegmentId, Ready>,
+    ready: &BTreeMap<FileNo, Ready>,
     active_bytes: u64,
     demand: Demand,
     reserve_bytes: u64,
@@ -155,17 +161,13 @@ pub(super) fn is_enough_in(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Generation;
 
-    fn ready(sizes: &[u32]) -> BTreeMap<SegmentId, Ready> {
-        (1..)
-            .map(SegmentId)
-            .zip(sizes.iter().map(|&size| Ready { generation: Generation(0), size }))
-            .collect()
+    fn ready(sizes: &[u32]) -> BTreeMap<FileNo, Ready> {
+        (1..).map(FileNo).zip(sizes.iter().map(|&size| Ready { size })).collect()
     }
 
     fn is_enough(
-        ready: &BTreeMap<SegmentId, Ready>,
+        ready: &BTreeMap<FileNo, Ready>,
         buffered_bytes: usize,
         record_bytes: usize,
         purpose: Purpose,

@@ -1,55 +1,67 @@
 //! Checkpoints: what recovery would have to replay, written down so that it need not.
 //!
-//! A checkpoint holds the durable state as of one LSN, its *cut*: the page maps and catalog entries
-//! of facets that changed since the last one, and the segment table. It is written into the log as
-//! ordinary records, while commits go on.
+//! A checkpoint holds the durable state as of one LSN, its *cut*: the page maps, histories and catalog
+//! entries of facets that changed since the last one, who shares what, what the cleaner moved, and the
+//! segment table. It is written into the log as ordinary records, while commits go on.
 //!
 //! Order, and what would break otherwise:
 //! 1. *Cut*: with the catalog locked and the lead held, everything appended is flushed and the
 //!    durable state captured (O(1) per changed facet). Without the lock, names could be captured
 //!    that are not durable.
-//! 2. Page-map nodes, leaves first, then catalog chunks, then the root; each level is durable before
+//! 2. Page-map nodes, leaves first, then histories, then catalog chunks; each level is durable before
 //!    the next refers to it, since only then its places are known.
-//! 3. The superblock, in both slots. A crash before leaves the old checkpoint, whose parts and pages
+//! 3. What is live is settled (`references.rs`). Before that a checkpoint that fails has changed nothing;
+//!    from here on one that fails stops the store.
+//! 4. The other parts, then the root.
+//! 5. The superblock, in both slots. A crash before leaves the old checkpoint, whose parts and pages
 //!    are all still there.
-//! 4. Only then segments are made ready again in which neither the new checkpoint nor any version
+//! 6. Only then segments are made ready again in which neither the new checkpoint nor any snapshot
 //!    has anything. Earlier, the old superblock could lead into overwritten segments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use rustc_hash::FxHashSet;
+
 use super::Shared;
+use super::catalog::ChunkSlot;
+use super::references::{References, Settlement};
 use super::superblock::SuperblockFile;
 use crate::core::Core;
 use crate::error::Result;
-use crate::facet::{Captured, Facet};
-use crate::format::catalog::{self, CHUNK_FACETS, ChunkNo, FacetEntry, Root, SegmentEntry};
+use crate::facet::{
+    Captured, CapturedContent, CapturedHistory, Edit, Facet, HistoryPart, StoredHistory,
+};
+use crate::format::catalog::{
+    self, ChunkNo, FORWARD_BYTES, FacetEntry, OtherPart, ROOT_PART_BYTES, ROOT_SEGMENT_BYTES, Root,
+    SHARED_NODE_BYTES, StoredSettings,
+};
+use crate::format::record::{self, PartKind};
 use crate::format::superblock::LogPosition;
-use crate::format::{BLOCK_BYTES, StoredRef, record, stored_len};
+use crate::format::{BLOCK_BYTES, Identity, StoredRef, stored_len};
 use crate::log::{Effect, PartPlace};
-use crate::map::{self, PageMap};
+use crate::map::{self, Unwritten};
 use crate::segments::Purpose;
-use crate::types::{FacetId, Lsn, SegmentId, Ticket};
+use crate::types::{FacetId, Lsn, PageNo, SegmentId, Ticket, Version};
 
 /// Bytes of parts appended before they are flushed, so that a checkpoint does not fill the buffers.
 const PART_BYTES_PER_FLUSH: usize = 1 << 20;
+/// Most bytes of a history or forwards part: small enough for the smallest segment.
+const PART_PAYLOAD_BYTES: usize = 16 << 10;
+/// A history part of fewer bytes is written again together with what is new.
+const HISTORY_PART_BYTES_MIN: u32 = 2 << 10;
 
 /// Takes checkpoints, one at a time.
 #[derive(Debug)]
 pub(super) struct Checkpointer {
-    superblock: SuperblockFile,
+    pub(super) superblock: SuperblockFile,
     /// Where the catalog's chunks are.
-    chunks: BTreeMap<ChunkNo, StoredRef>,
-    leftovers: Leftovers,
-}
-
-/// Parts that checkpoints which failed have written, and that count as live until one succeeds.
-#[derive(Debug, Default)]
-struct Leftovers {
-    parts: Vec<StoredRef>,
-    /// Parts that were appended and may not have had a place yet.
-    cells: Vec<Cell>,
+    pub(super) chunks: BTreeMap<ChunkNo, StoredRef>,
+    pub(super) others: Vec<(OtherPart, StoredRef)>,
+    pub(super) references: References,
+    /// The cleaner took out of a segment what has to be written again, not moved.
+    pub(super) rewrite_settings: bool,
 }
 
 type Cell = Arc<OnceLock<StoredRef>>;
@@ -61,41 +73,48 @@ struct Cut {
     next_facet: FacetId,
     captured: Vec<Captured>,
     deleted: Vec<Arc<Facet>>,
+    spilled: Vec<StoredRef>,
+    settings: Option<StoredSettings>,
     /// The facets of each chunk that has to be written.
-    chunks: BTreeMap<ChunkNo, Vec<Arc<Facet>>>,
-    segments: Vec<SegmentEntry>,
+    chunks: BTreeMap<ChunkNo, Vec<ChunkSlot>>,
     tail_bytes: u64,
 }
 
 impl Shared {
     /// Takes a checkpoint.
     pub(super) fn checkpoint(&self) -> Result<()> {
-        let core = &self.core;
         let mut checkpointer = self.checkpointer();
+        self.checkpoint_with(&mut checkpointer)
+    }
+
+    pub(super) fn checkpoint_with(&self, checkpointer: &mut Checkpointer) -> Result<()> {
+        let core = &self.core;
         // If anything below panics, what was captured is in no checkpoint and never will be.
         let _unwinding = core.log.poison_if_unwinding();
-        let cut = self.cut()?;
-        let result = checkpointer.write(core, &cut);
+        let mut cut = self.cut(checkpointer)?;
+        let result = checkpointer.write(core, &mut cut);
         match &result {
             Ok(()) => {
                 self.checkpoints.fetch_add(1, Ordering::Relaxed);
+                let (nodes, pages) = checkpointer.references.len();
+                self.shared_references.store((nodes + pages) as u64, Ordering::Relaxed);
+                let position = checkpointer.superblock.current.replay;
+                self.recycle(&position);
                 // The cut holds handles of its own.
                 drop(cut);
-                self.unload_idle();
+                self.catalog_mut().cool();
             }
             Err(_) => {
                 // All that was captured has to be in the next one.
                 core.log.counters.tail_bytes.fetch_add(cut.tail_bytes, Ordering::Relaxed);
                 for captured in cut.captured {
-                    captured.facet.restore_change();
-                    if let Some(map) = captured.map {
-                        let parts = &mut checkpointer.leftovers.parts;
-                        captured.facet.keep_written(map, &mut |part| parts.push(part));
-                    }
+                    captured.facet.restore_change(captured.content.map(|content| content.history));
                 }
                 let deleted: Vec<_> =
                     cut.deleted.into_iter().map(|facet| (facet.name(), facet)).collect();
                 core.with_changed(|changed| {
+                    changed.settings |= cut.settings.is_some();
+                    changed.spilled.append(&mut cut.spilled);
                     for (name, facet) in deleted {
                         changed.note_chunk(facet.id(), &name);
                         changed.deleted.push(facet);
@@ -108,14 +127,32 @@ impl Shared {
         result
     }
 
+    /// Step 6: makes ready what is empty and what no snapshot reads.
+    pub(super) fn recycle(&self, position: &LogPosition) {
+        let mut pinned = FxHashSet::default();
+        let opened: Vec<Arc<Facet>> = self.catalog().opened().cloned().collect();
+        for facet in opened {
+            facet.pinned_segments(&mut pinned);
+        }
+        self.deleted().retain(|facet| {
+            let facet = facet.upgrade();
+            facet.is_some_and(|facet| {
+                facet.pinned_segments(&mut pinned);
+                true
+            })
+        });
+        self.core.segments.recycle(position.segment, position.lsn, &pinned);
+    }
+
     /// Whether a checkpoint would save recovery work, or free space.
     pub(super) fn is_worth_a_checkpoint(&self) -> bool {
-        self.core.with_changed(|changed| !changed.facets.is_empty() || !changed.deleted.is_empty())
-            || self.core.segments.has_empty()
+        self.core.with_changed(|changed| {
+            !changed.facets.is_empty() || !changed.deleted.is_empty() || changed.settings
+        }) || self.core.segments.has_empty()
     }
 
     /// Step 1.
-    fn cut(&self) -> Result<Cut> {
+    fn cut(&self, checkpointer: &Checkpointer) -> Result<Cut> {
         let core = &self.core;
         let catalog = self.catalog_mut();
         let mut lead = core.log.lead();
@@ -124,150 +161,258 @@ impl Shared {
         // Until the checkpoint ends, commits have to leave room for it.
         core.segments.set_reserve_in_flight(changed.part_bytes);
         core.publish_reserve();
-        let mut chunk_numbers: BTreeSet<ChunkNo> =
-            changed.deleted.iter().map(|facet| ChunkNo::of(facet.id())).collect();
+        let deleted = changed.deleted.iter().map(|facet| ChunkNo::of(facet.id()));
+        let mut chunks: BTreeMap<ChunkNo, Vec<ChunkSlot>> =
+            deleted.map(|chunk| (chunk, Vec::new())).collect();
         let captured: Vec<Captured> =
             changed.facets.iter().filter_map(|facet| facet.capture()).collect();
-        chunk_numbers.extend(captured.iter().map(|captured| ChunkNo::of(captured.facet.id())));
-        let facets_of = |chunk: ChunkNo| {
-            let first = chunk.0 * CHUNK_FACETS;
-            catalog.by_ids(FacetId(first)..FacetId(first + CHUNK_FACETS)).cloned().collect()
-        };
+        let captured_chunks = captured.iter().map(|captured| ChunkNo::of(captured.facet.id()));
+        chunks.extend(captured_chunks.map(|chunk| (chunk, Vec::new())));
+        for (&chunk, slots) in &mut chunks {
+            *slots = catalog.chunk(chunk);
+        }
+        // Snapshots of what is deleted can be read for as long as they are held.
+        self.deleted().extend(changed.deleted.iter().map(Arc::downgrade));
+        let settings = changed.settings || checkpointer.rewrite_settings;
         Ok(Cut {
             position: lead.writer().position(),
             lsn: core.log.durable_lsn(),
             next_facet: catalog.next(),
             captured,
             deleted: changed.deleted,
-            chunks: chunk_numbers.into_iter().map(|chunk| (chunk, facets_of(chunk))).collect(),
-            segments: core.segments.entries(),
+            spilled: changed.spilled,
+            settings: settings.then(|| catalog.settings.stored()),
+            chunks,
             tail_bytes: core.log.counters.tail_bytes.swap(0, Ordering::Relaxed),
         })
     }
+}
 
-    /// Drops the page maps of facets that nobody holds a handle to.
-    fn unload_idle(&self) {
-        for facet in self.catalog().facets() {
-            // One count is the catalog's.
-            if Arc::strong_count(facet) == 1 {
-                facet.unload();
-            }
-        }
-    }
+/// What a checkpoint wrote of a facet's history.
+struct WrittenHistory {
+    stored: StoredHistory,
+    obsolete: Vec<StoredRef>,
+    added: Vec<StoredRef>,
 }
 
 impl Checkpointer {
-    pub(super) fn new(superblock: SuperblockFile, chunks: BTreeMap<ChunkNo, StoredRef>) -> Self {
-        Self { superblock, chunks, leftovers: Leftovers::default() }
-    }
-
-    /// Steps 2 to 4. Until step 4 nothing that the checkpoint before needs is counted out, and no
-    /// facet is told anything: if a step fails, it is as if it had not begun, but for the parts that
-    /// were written, which become leftovers.
-    fn write(&mut self, core: &Core, cut: &Cut) -> Result<()> {
-        // Parts of attempts that failed have their places since the cut's flush.
-        let cells = self.leftovers.cells.drain(..);
-        self.leftovers.parts.extend(cells.filter_map(|cell| cell.get().copied()));
-
-        let levels = map::unwritten_levels(cut.captured.iter().filter_map(|c| c.map.as_ref()));
+    /// Steps 2 to 5. Until step 3 nothing is changed, and no facet is told anything: if a step fails,
+    /// it is as if it had not begun, but for parts that nothing leads to.
+    fn write(&mut self, core: &Core, cut: &mut Cut) -> Result<()> {
+        let maps = cut
+            .captured
+            .iter()
+            .filter_map(|captured| Some((captured.facet.id(), &captured.content.as_ref()?.map)));
+        let levels = map::unwritten_levels(maps);
         self.ensure_room(core, cut, levels.iter().map(Vec::len).sum())?;
         let mut parts = Parts { core, pending_bytes: 0, ticket: Ticket::DURABLE };
         for level in levels {
-            for node in level {
+            for Unwritten { node, owner, level, index } in level {
                 let mut payload = Vec::new();
                 node.encode(&mut payload);
-                parts.append(&payload, PartPlace::Node(node))?;
+                let kind = PartKind::Node { owner, level, index };
+                parts.append(kind, &payload, PartPlace::Node(node, owner))?;
             }
             parts.flush()?;
         }
+        let mut histories = write_histories(&mut parts, &cut.captured)?;
 
         let mut entries: BTreeMap<FacetId, FacetEntry> = BTreeMap::new();
-        for Captured { entry, map, .. } in &cut.captured {
-            let map_root = map.as_ref().map_or(entry.map_root, PageMap::stored_root);
-            entries.insert(entry.facet, FacetEntry { map_root, ..entry.clone() });
+        for Captured { facet, entry, content } in &cut.captured {
+            let mut entry = entry.clone();
+            if let Some(content) = content {
+                entry.map_root = content.map.stored_root();
+                entry.history_from = content.history.from;
+            }
+            if let Some(written) = histories.get(&facet.id()) {
+                entry.history = written.stored.index;
+            }
+            entries.insert(facet.id(), entry);
         }
-        let mut obsolete = Vec::new();
         let mut chunks = self.chunks.clone();
-        let mut written = Vec::new();
-        for (&chunk, facets) in &cut.chunks {
+        let (mut obsolete, mut added) = (Vec::new(), Vec::new());
+        let mut cells = Vec::new();
+        for (&chunk, slots) in &cut.chunks {
             obsolete.extend(chunks.remove(&chunk));
-            if facets.is_empty() {
+            if slots.is_empty() {
                 continue;
             }
-            let entries: Vec<FacetEntry> = facets
+            let entries: Vec<FacetEntry> = slots
                 .iter()
-                .map(|facet| {
-                    let entry = entries.get(&facet.id()).cloned();
-                    entry.unwrap_or_else(|| facet.checkpoint_entry())
+                .map(|slot| match slot {
+                    ChunkSlot::Cold(entry) => entry.clone(),
+                    ChunkSlot::Open(facet) => {
+                        let entry = entries.get(&facet.id()).cloned();
+                        entry.unwrap_or_else(|| facet.checkpoint_entry())
+                    }
                 })
                 .collect();
             let mut payload = Vec::new();
             catalog::encode_chunk(&entries, &mut payload);
-            written.push((chunk, self.append_in_cell(&mut parts, &payload)?));
+            cells.push((chunk, parts.append_in_cell(PartKind::Chunk(chunk), &payload)?));
         }
         parts.flush()?;
-        for (chunk, cell) in written {
-            chunks.insert(chunk, placed(&cell));
+        for (chunk, cell) in cells {
+            let place = placed(&cell);
+            added.push(place);
+            chunks.insert(chunk, place);
         }
 
-        // The maps are counted as if the checkpoint had succeeded, and told to the facets only when
-        // it has: what is handed out here is what the state on disk will not need.
-        let mut kept = Vec::new();
-        for captured in &cut.captured {
-            if let Some(map) = &captured.map {
-                captured.facet.keep_written(map.clone(), &mut |part| kept.push(part));
-            }
-        }
-        for facet in &cut.deleted {
-            facet.forget_checkpoint(&mut |part| kept.push(part));
-        }
-        // From here on these belong to no map: they are leftovers, whatever happens.
-        self.leftovers.parts.append(&mut kept);
-        obsolete.extend(self.superblock.current.checkpoint);
-
-        let now = core.segments.entries();
-        let root = Root {
-            lsn: cut.lsn,
-            next_facet: cut.next_facet,
-            chunks: chunks.iter().map(|(&chunk, &reference)| (chunk, reference)).collect(),
-            segments: table_at(cut, now, obsolete.iter().chain(&self.leftovers.parts)),
-        };
-        let mut payload = Vec::new();
-        catalog::encode_root(&root, &mut payload);
-        let cell = self.append_in_cell(&mut parts, &payload)?;
-        parts.flush()?;
-
-        let mut next = self.superblock.current.clone();
-        next.replay = cut.position;
-        next.durable_through = core.log.durable_lsn();
-        next.checkpoint = Some(placed(&cell));
-        // After a failure nobody knows which checkpoint the next open finds.
-        if let Err(error) = self.superblock.replace(next) {
+        // From here on, what is counted as live is that of this checkpoint.
+        let superblock =
+            self.settle_and_save(core, cut, &mut parts, &histories, &chunks, (obsolete, added));
+        if let Err(error) = superblock {
             return Err(core.log.poison(&error));
         }
-
         self.chunks = chunks;
-        self.leftovers.cells.clear();
         for captured in &cut.captured {
-            if let Some(entry) = entries.remove(&captured.facet.id()) {
-                captured.facet.checkpointed(entry);
+            let id = captured.facet.id();
+            let content = captured.content.as_ref().map(|content| {
+                let history = histories.remove(&id).map(|written| written.stored);
+                (content.map.clone(), history.unwrap_or_else(|| content.history.stored.clone()))
+            });
+            if let Some(entry) = entries.remove(&id) {
+                captured.facet.checkpointed(entry, content);
             }
         }
-        for part in obsolete.into_iter().chain(self.leftovers.parts.drain(..)) {
-            core.segments.apply_part(part, -1);
+        for reference in std::mem::take(&mut cut.spilled) {
+            core.segments.unpin(reference);
         }
-        let replay_segment = cut.position.segment.map(|(segment, _)| segment);
-        core.segments.recycle(&cut.segments, replay_segment, cut.position.lsn);
         tracing::debug!(lsn = cut.lsn.0, facets = cut.captured.len(), "checkpoint");
         Ok(())
     }
 
-    /// Appends a part and remembers it as a leftover until the checkpoint has succeeded.
-    fn append_in_cell(&mut self, parts: &mut Parts<'_>, payload: &[u8]) -> Result<Cell> {
-        let cell = Arc::new(OnceLock::new());
-        parts.append(payload, PartPlace::Cell(Arc::clone(&cell)))?;
-        self.leftovers.cells.push(Arc::clone(&cell));
-        Ok(cell)
+    /// Steps 3 to 5.
+    fn settle_and_save(
+        &mut self,
+        core: &Core,
+        cut: &Cut,
+        parts: &mut Parts<'_>,
+        histories: &BTreeMap<FacetId, WrittenHistory>,
+        chunks: &BTreeMap<ChunkNo, StoredRef>,
+        (mut obsolete, mut added): (Vec<StoredRef>, Vec<StoredRef>),
+    ) -> Result<()> {
+        let current = &self.superblock.current;
+        let nodes_from = current.checkpoint.map_or(Identity::FIRST, StoredRef::identity);
+        let pages_from = current.replay.identity();
+        let references = &mut self.references;
+        let mut settlement =
+            Settlement::new(references, core, pages_from, nodes_from, &cut.spilled);
+        let contents = || {
+            let content = |captured: &'_ Captured| captured.content.is_some();
+            cut.captured.iter().filter(move |captured| content(captured))
+        };
+        for captured in contents() {
+            if let Some(CapturedContent { map, is_new: true, history, .. }) = &captured.content {
+                settlement.begin(map, &history.added);
+            }
+        }
+        for captured in contents() {
+            if let Some(CapturedContent { map, before, is_new: false, history }) = &captured.content
+            {
+                let CapturedHistory { added, left, .. } = history;
+                settlement.change(before, map, added, left, &captured.entry.name);
+            }
+        }
+        for facet in &cut.deleted {
+            settlement.end(&facet.take_checkpointed(), &facet.name());
+        }
+        for written in histories.values() {
+            obsolete.extend_from_slice(&written.obsolete);
+            added.extend_from_slice(&written.added);
+        }
+        obsolete.extend(current.checkpoint);
+        added.iter().for_each(|&part| settlement.part(part, 1));
+        obsolete.iter().for_each(|&part| settlement.part(part, -1));
+        let (mut live, mut gone) = (settlement.live, settlement.gone);
+        core.segments.apply(&std::mem::take(&mut live));
+        core.segments.files.with_forwards(|forwards| {
+            gone.drain(..).for_each(|identity| forwards.let_go(identity));
+        });
+
+        let others = self.write_others(core, cut, parts)?;
+        let root = Root {
+            lsn: cut.lsn,
+            next_facet: cut.next_facet,
+            next_segment: SegmentId(core.segments.last_segment().0 + 1),
+            chunks: chunks.iter().map(|(&chunk, &reference)| (chunk, reference)).collect(),
+            segments: core.segments.entries(),
+            others,
+        };
+        let mut payload = Vec::new();
+        catalog::encode_root(&root, &mut payload);
+        let cell = parts.append_in_cell(PartKind::Root, &payload)?;
+        parts.flush()?;
+        let place = placed(&cell);
+
+        let mut next = self.superblock.current.clone();
+        next.replay = cut.position;
+        next.durable_through = core.log.durable_lsn();
+        next.checkpoint = Some(place);
+        let files = &core.segments.files;
+        next.replay_file = cut.position.segment.map_or(next.replay_file, |at| files.number(at));
+        next.root_file = files.number(place.segment);
+        self.superblock.replace(next)?;
+
+        // The root does not count itself.
+        live.part(place.segment, place.len, 1);
+        core.segments.apply(&live);
+        self.others = root.others;
+        self.references.saved();
+        self.rewrite_settings = false;
+        core.segments.files.with_forwards(crate::segments::Forwards::saved);
+        Ok(())
+    }
+
+    /// Writes what is shared, what was moved and what was set, as far as that changed.
+    fn write_others(
+        &self,
+        core: &Core,
+        cut: &Cut,
+        parts: &mut Parts<'_>,
+    ) -> Result<Vec<(OtherPart, StoredRef)>> {
+        let moved = core.segments.files.with_forwards(|forwards| forwards.changed());
+        let is_obsolete = |part: &OtherPart| match part {
+            OtherPart::Shared => self.references.is_dirty(),
+            OtherPart::Settings => cut.settings.is_some(),
+            OtherPart::Forwards(segment) => {
+                moved.binary_search_by_key(segment, |&(segment, _)| segment).is_ok()
+            }
+        };
+        let (obsolete, mut others): (Vec<_>, Vec<_>) =
+            self.others.iter().copied().partition(|(part, _)| is_obsolete(part));
+        let mut cells = Vec::new();
+        if self.references.is_dirty() {
+            for payload in self.references.encode() {
+                let cell = parts.append_in_cell(PartKind::Shared, &payload)?;
+                cells.push((OtherPart::Shared, cell));
+            }
+        }
+        for (segment, forwards) in moved {
+            for forwards in forwards.chunks(PART_PAYLOAD_BYTES / FORWARD_BYTES) {
+                let mut payload = Vec::new();
+                catalog::encode_forwards(forwards, &mut payload);
+                let cell = parts.append_in_cell(PartKind::Forwards(segment), &payload)?;
+                cells.push((OtherPart::Forwards(segment), cell));
+            }
+        }
+        for settings in cut.settings.iter().flat_map(StoredSettings::pieces) {
+            let mut payload = Vec::new();
+            catalog::encode_settings(&settings, &mut payload);
+            cells.push((OtherPart::Settings, parts.append_in_cell(PartKind::Settings, &payload)?));
+        }
+        parts.flush()?;
+        let mut live = crate::segments::LiveChanges::default();
+        for (_, part) in obsolete {
+            live.part(part.segment, part.len, -1);
+        }
+        for (part, cell) in cells {
+            let place = placed(&cell);
+            live.part(place.segment, place.len, 1);
+            others.push((part, place));
+        }
+        core.segments.apply(&live);
+        Ok(others)
     }
 
     /// Refuses the checkpoint before anything is appended if it may not fit, so that attempts that
@@ -275,47 +420,179 @@ impl Checkpointer {
     /// alone until it has ended.
     fn ensure_room(&self, core: &Core, cut: &Cut, nodes: usize) -> Result<()> {
         let node = usize::try_from(record::NODE_BYTES_MAX).unwrap_or(usize::MAX);
-        let chunk = |facets: &Vec<Arc<Facet>>| {
-            let names: usize = facets.iter().map(|facet| facet.name().as_str().len()).sum();
-            record::part_bytes(8 + facets.len() * catalog::FACET_FIXED_BYTES + names)
+        let chunk = |slots: &Vec<ChunkSlot>| {
+            let names: usize = slots
+                .iter()
+                .map(|slot| match slot {
+                    ChunkSlot::Cold(entry) => entry.name.as_str().len(),
+                    ChunkSlot::Open(facet) => facet.name().as_str().len(),
+                })
+                .sum();
+            record::part_bytes(8 + slots.len() * catalog::FACET_FIXED_BYTES + names)
         };
         let chunks = cut.chunks.values().map(chunk);
         let chunk_max = chunks.clone().max().unwrap_or(0);
         let chunk_count = self.chunks.len() + cut.chunks.len();
-        let root = record::part_bytes(24 + 24 * chunk_count + 32 * (cut.segments.len() + 8));
-        let all = nodes * node + chunks.sum::<usize>() + root;
+        let histories: usize = cut.captured.iter().map(history_bytes_max).sum();
+        let others = self.others_bytes_max(core, cut, nodes);
+        let root = record::part_bytes(
+            64 + 24 * chunk_count
+                + ROOT_SEGMENT_BYTES * (core.segments.entries().len() + 8)
+                + ROOT_PART_BYTES * (self.others.len() + 8 + others / PART_PAYLOAD_BYTES),
+        );
+        let all = nodes * node + histories + chunks.sum::<usize>() + others + root;
         // Each flush fills up its last block: one per level, per so many bytes, and a few more.
-        let flushes = 8 + all / PART_BYTES_PER_FLUSH;
+        let flushes = 12 + all / PART_BYTES_PER_FLUSH;
         let parts = all + flushes * BLOCK_BYTES;
         core.segments.set_reserve_in_flight(parts as u64);
         // What others have appended may be long records, which can waste as much as they take.
         let bytes = 2 * core.log.buffered_bytes() + parts;
-        core.segments.ensure_room(bytes, chunk_max.max(root), Purpose::Checkpoint)
+        let largest = chunk_max.max(root).max(2 * PART_PAYLOAD_BYTES);
+        core.segments.ensure_room(bytes, largest, Purpose::Checkpoint)
+    }
+
+    /// Bytes that shared references, forwards and settings take at most after this checkpoint.
+    fn others_bytes_max(&self, core: &Core, cut: &Cut, nodes: usize) -> usize {
+        let has_forks = cut.captured.iter().any(|captured| {
+            captured.content.as_ref().is_some_and(|content| content.is_new)
+                && captured.facet.family() != captured.facet.id()
+        });
+        let mut shared = self.references.stored_bytes();
+        if has_forks || !self.references.is_empty() {
+            // Whatever a node that is written anew refers to may be shared from now on.
+            shared += (nodes * catalog::NODE_REFS + cut.captured.len()) * SHARED_NODE_BYTES;
+        }
+        for captured in &cut.captured {
+            if let Some(content) = &captured.content {
+                let pages: usize = content.history.added.iter().map(|edit| edit.pages.len()).sum();
+                shared += pages * catalog::SHARED_PAGE_BYTES;
+            }
+        }
+        let (forwards, tables) = core.segments.files.with_forwards(|forwards| forwards.len());
+        let settings = cut.settings.as_ref().map_or(0, StoredSettings::bytes_max);
+        let parts =
+            (shared + forwards * FORWARD_BYTES + settings) / PART_PAYLOAD_BYTES + tables + 8;
+        shared + forwards * FORWARD_BYTES + settings + parts * record::part_bytes(8)
     }
 }
 
-/// The segment table as of the cut: page bytes as they were then, since replay starts from there;
-/// part bytes as they are, since parts are written after the cut and not replayed. What this
-/// checkpoint makes obsolete is left out.
-fn table_at<'a>(
-    cut: &Cut,
-    now: Vec<SegmentEntry>,
-    obsolete: impl Iterator<Item = &'a StoredRef>,
-) -> Vec<SegmentEntry> {
-    let then: BTreeMap<_, _> = cut.segments.iter().map(|entry| (entry.segment, entry)).collect();
-    let mut table: BTreeMap<SegmentId, SegmentEntry> =
-        now.into_iter().map(|entry| (entry.segment, entry)).collect();
-    for entry in table.values_mut() {
-        entry.live_page_bytes = match then.get(&entry.segment) {
-            Some(then) if then.generation == entry.generation => then.live_page_bytes,
-            _ => 0,
+/// Bytes of a facet's history parts at most.
+fn history_bytes_max(captured: &Captured) -> usize {
+    let Some(content) = &captured.content else { return 0 };
+    let history = &content.history;
+    if history.added.is_empty() && history.left.is_empty() {
+        return 0;
+    }
+    let notes: u64 = history.added.iter().map(|edit| edit.note_bytes()).sum();
+    let notes = usize::try_from(notes).unwrap_or(usize::MAX / 4) + HISTORY_PART_BYTES_MIN as usize;
+    let parts = 2 + notes / (PART_PAYLOAD_BYTES / 2);
+    let index = (history.stored.parts.len() + parts) * catalog::HISTORY_INDEX_BYTES;
+    // An edit that is cut in two repeats what it says of its version.
+    notes
+        + parts * (record::part_bytes(catalog::HISTORY_FIXED_BYTES) + catalog::EDIT_FIXED_BYTES)
+        + record::part_bytes(8)
+        + index
+}
+
+/// Writes the histories that changed: their parts, then the index of each.
+fn write_histories(
+    parts: &mut Parts<'_>,
+    captured: &[Captured],
+) -> Result<BTreeMap<FacetId, WrittenHistory>> {
+    let mut written = Vec::new();
+    for captured in captured {
+        let Some(CapturedContent { history, .. }) = &captured.content else { continue };
+        let stays = |part: &&HistoryPart| part.newest >= history.from;
+        let mut kept: Vec<HistoryPart> =
+            history.stored.parts.iter().filter(stays).copied().collect();
+        if history.added.is_empty() && kept.len() == history.stored.parts.len() {
+            continue;
+        }
+        let mut obsolete: Vec<StoredRef> = history
+            .stored
+            .parts
+            .iter()
+            .filter(|part| !stays(part))
+            .map(|part| part.reference)
+            .chain(history.stored.index)
+            .collect();
+        // A small part is written again, together with what is new.
+        let mut edits: Vec<&Arc<Edit>> = Vec::new();
+        if !history.added.is_empty()
+            && let Some(small) = kept.pop_if(|part| part.reference.len < HISTORY_PART_BYTES_MIN)
+        {
+            let after = kept.last().map_or(Version(0), |part| part.newest.next());
+            edits.extend(history.kept.iter().filter(|edit| edit.meta.version >= after));
+            obsolete.push(small.reference);
+        }
+        edits.extend(&history.added);
+        let id = captured.facet.id();
+        let mut cells = Vec::new();
+        for (payload, newest) in encode_edits(&edits) {
+            cells.push((parts.append_in_cell(PartKind::History(id), &payload)?, newest));
+        }
+        written.push((id, kept, obsolete, cells));
+    }
+    parts.flush()?;
+    let mut indexes = Vec::new();
+    for (id, mut kept, obsolete, cells) in written {
+        let new = cells
+            .iter()
+            .map(|(cell, newest)| HistoryPart { reference: placed(cell), newest: *newest });
+        let mut added: Vec<StoredRef> = Vec::new();
+        for part in new {
+            added.push(part.reference);
+            kept.push(part);
+        }
+        let index = if kept.is_empty() {
+            None
+        } else {
+            let mut payload = Vec::new();
+            let listed = kept.iter().map(|part| (part.reference, part.newest));
+            catalog::encode_history_index(listed, &mut payload);
+            Some(parts.append_in_cell(PartKind::HistoryIndex(id), &payload)?)
         };
+        indexes.push((id, kept, obsolete, added, index));
     }
-    for part in obsolete {
-        let entry = table.get_mut(&part.segment).expect("checkpoint parts are in segments in use");
-        entry.live_part_bytes -= u64::from(part.len);
+    parts.flush()?;
+    let history =
+        |(id, parts, obsolete, mut added, index): (_, _, _, Vec<StoredRef>, Option<Cell>)| {
+            let index = index.map(|cell| placed(&cell));
+            added.extend(index);
+            (id, WrittenHistory { stored: StoredHistory { index, parts }, obsolete, added })
+        };
+    Ok(indexes.into_iter().map(history).collect())
+}
+
+/// The payloads of history parts, each with the newest version it has an edit of.
+fn encode_edits(edits: &[&Arc<Edit>]) -> Vec<(Vec<u8>, Version)> {
+    const PIECE_PAGES: usize =
+        (PART_PAYLOAD_BYTES / 2 - catalog::EDIT_FIXED_BYTES) / catalog::EDIT_PAGE_BYTES;
+    let mut payloads = Vec::new();
+    let mut group: Vec<(&catalog::VersionMeta, &[(PageNo, Option<StoredRef>)])> = Vec::new();
+    let mut bytes = 0;
+    let mut finish = |group: &mut Vec<(&catalog::VersionMeta, &[(PageNo, Option<StoredRef>)])>| {
+        if let Some(newest) = group.last().map(|(meta, _)| meta.version) {
+            let mut payload = Vec::new();
+            catalog::encode_history(group.drain(..), &mut payload);
+            payloads.push((payload, newest));
+        }
+    };
+    for edit in edits {
+        let pieces = edit.pages.chunks(PIECE_PAGES);
+        let empty = edit.pages.is_empty().then_some(&[][..]);
+        for pages in pieces.chain(empty) {
+            let more = catalog::EDIT_FIXED_BYTES + pages.len() * catalog::EDIT_PAGE_BYTES;
+            if bytes + more > PART_PAYLOAD_BYTES {
+                finish(&mut group);
+                bytes = 0;
+            }
+            group.push((&edit.meta, pages));
+            bytes += more;
+        }
     }
-    table.into_values().collect()
+    finish(&mut group);
+    payloads
 }
 
 fn placed(cell: &OnceLock<StoredRef>) -> StoredRef {
@@ -330,7 +607,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn append(&mut self, payload: &[u8], place: PartPlace) -> Result<()> {
+    fn append(&mut self, kind: PartKind, payload: &[u8], place: PartPlace) -> Result<()> {
         let log = &self.core.log;
         let bytes = record::part_bytes(payload.len());
         let admission = log.admit_ensured(bytes)?;
@@ -338,7 +615,7 @@ impl Parts<'_> {
         let buffer = self.core.tunables.log_buffers.max(1) - 1;
         self.ticket = log.append(admission, buffer, |lsn, out| {
             let at = out.len();
-            let crc = record::encode_part(lsn, payload, out);
+            let crc = record::encode_part(lsn, kind, payload, out);
             Effect::Part { at, len: stored_len(out.len() - at), crc, place }
         });
         self.pending_bytes += bytes;
@@ -346,6 +623,12 @@ impl Parts<'_> {
             self.flush()?;
         }
         Ok(())
+    }
+
+    fn append_in_cell(&mut self, kind: PartKind, payload: &[u8]) -> Result<Cell> {
+        let cell = Arc::new(OnceLock::new());
+        self.append(kind, payload, PartPlace::Cell(Arc::clone(&cell)))?;
+        Ok(cell)
     }
 
     fn flush(&mut self) -> Result<()> {

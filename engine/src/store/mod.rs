@@ -3,15 +3,24 @@
 mod background;
 mod catalog;
 mod checkpoint;
+mod cleaner;
+mod fork;
+mod limits;
 mod recovery;
+mod references;
+mod settings;
 mod superblock;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use background::Threads;
 use catalog::Catalog;
 use checkpoint::Checkpointer;
+pub use cleaner::Cleaned;
+use cleaner::Cleaning;
+pub use fork::ForkFrom;
+pub use limits::QuotaInfo;
 
 use crate::config::{Background, StoreOptions};
 use crate::core::{Changed, Core};
@@ -56,8 +65,14 @@ struct Shared {
     id: StoreId,
     /// Taken before the log's lead, never after it.
     catalog: RwLock<Catalog>,
+    /// Taken before the catalog.
     checkpointer: Mutex<Checkpointer>,
+    cleaning: Mutex<Cleaning>,
+    /// Facets that were deleted and that snapshots may still read.
+    deleted: Mutex<Vec<Weak<Facet>>>,
     checkpoints: AtomicU64,
+    /// As of the last checkpoint.
+    shared_references: AtomicU64,
     recovered_bytes: u64,
     /// The store's lock; given back when the store is dropped or closed.
     lock: Mutex<Option<LockGuard>>,
@@ -99,8 +114,21 @@ pub struct StoreStat {
     pub ready_segments: u32,
     /// Bytes of all segment files.
     pub allocated_bytes: u64,
-    /// Bytes in segments that durable versions and the newest checkpoint refer to.
+    /// Bytes in segments that are needed, as of the last checkpoint: pages of durable versions, of
+    /// forks and of history that is kept, and the checkpoint itself.
     pub live_bytes: u64,
+    /// Bytes of history that is kept; part of what is live, as far as checkpoints know it.
+    pub history_bytes: u64,
+    /// Bytes written to the log since the last checkpoint: what recovery would have to replay.
+    pub tail_bytes: u64,
+    /// Bytes that the cleaner has moved since the store was opened.
+    pub cleaned_bytes: u64,
+    /// Segments that it has emptied since then.
+    pub cleaned_segments: u64,
+    /// Things it has moved that are still there: each costs 16 bytes of memory.
+    pub forwards: u64,
+    /// Page-map nodes and pages that several facets, or versions, have in common as such.
+    pub shared_references: u64,
     /// Bytes written to the log since the store was opened, with headers and padding.
     pub written_bytes: u64,
     /// Bytes written since then to fill segments ahead of their use.
@@ -163,8 +191,7 @@ impl Store {
     /// [`Error::FacetNotFound`]; [`Error::Poisoned`] or [`Error::Closed`].
     pub fn open_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
         self.shared.core.log.check_usable()?;
-        let catalog = self.shared.catalog();
-        catalog.get(name).cloned().ok_or_else(|| Error::FacetNotFound { name: name.to_string() })
+        self.shared.open(name).ok_or_else(|| Error::FacetNotFound { name: name.to_string() })
     }
 
     /// Opens a facet, creating it if it is not there.
@@ -181,7 +208,7 @@ impl Store {
     /// Whether there is a facet of that name.
     #[must_use]
     pub fn facet_exists(&self, name: &FacetName) -> bool {
-        self.shared.catalog().get(name).is_some()
+        self.shared.catalog().contains(name)
     }
 
     /// Deletes a facet and all below it, atomically. Snapshots that exist stay readable.
@@ -195,9 +222,12 @@ impl Store {
         let admission =
             core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Delete)?;
         let mut catalog = shared.catalog_mut();
-        let facets = catalog.remove_subtree(name);
+        let facets = catalog.remove_subtree(name, core);
         if facets.is_empty() {
             return Err(Error::FacetNotFound { name: name.to_string() });
+        }
+        if catalog.settings.remove_subtree(name) {
+            core.with_changed(|changed| changed.settings = true);
         }
         for facet in &facets {
             facet.mark_deleted();
@@ -219,7 +249,15 @@ impl Store {
             core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
         let mut catalog = shared.catalog_mut();
         let moves = catalog.plan_rename(from, to)?;
-        let facets = catalog.rename(moves);
+        let ids = catalog.subtree(from).map(|(_, id)| id);
+        let bytes = ids.map(|id| catalog.logical_bytes(id)).sum();
+        // What is counted already where it goes to needs no room there.
+        catalog.settings.check_room(to, Some(from), bytes)?;
+        let facets = catalog.rename(moves, core);
+        if catalog.settings.rename(from, to) {
+            core.with_changed(|changed| changed.settings = true);
+        }
+        catalog.recount(to, core);
         let change = CatalogChange::Rename { from: from.clone(), to: to.clone() };
         let ticket = shared.append_change(admission, &change, Effect::Touch(facets.clone()));
         for facet in facets {
@@ -241,9 +279,9 @@ impl Store {
     ) -> Result<Vec<FacetInfo>> {
         self.shared.core.log.check_usable()?;
         let catalog = self.shared.catalog();
-        let info = |(name, facet): (&FacetName, &Arc<Facet>)| {
-            let (version, page_size, page_count) = facet.summary();
-            FacetInfo { id: facet.id(), name: name.clone(), version, page_size, page_count }
+        let info = |(name, id): (&FacetName, FacetId)| {
+            let (version, page_size, page_count) = catalog.info(id).unwrap_or_default();
+            FacetInfo { id, name: name.clone(), version, page_size, page_count }
         };
         Ok(match prefix {
             Some(prefix) => catalog
@@ -330,14 +368,22 @@ impl Store {
     #[must_use]
     pub fn stat(&self) -> StoreStat {
         let core = &self.shared.core;
-        let (segments, allocated_bytes, live_bytes, ready_segments) = core.segments.totals();
+        let totals = core.segments.totals(None, Lsn(0));
         let counters = &core.log.counters;
+        let cleaning = self.shared.cleaning();
+        let (forwards, _) = core.segments.files.with_forwards(|forwards| forwards.len());
         StoreStat {
             facets: self.shared.catalog().len() as u64,
-            segments,
-            ready_segments,
-            allocated_bytes,
-            live_bytes,
+            segments: totals.segments,
+            ready_segments: totals.ready,
+            allocated_bytes: totals.allocated_bytes,
+            live_bytes: totals.live_bytes,
+            history_bytes: core.history.bytes(),
+            tail_bytes: counters.tail_bytes.load(Ordering::Relaxed),
+            cleaned_bytes: cleaning.moved_bytes,
+            cleaned_segments: cleaning.segments,
+            forwards: forwards as u64,
+            shared_references: self.shared.shared_references.load(Ordering::Relaxed),
             written_bytes: counters.written_bytes.load(Ordering::Relaxed),
             filled_bytes: core.segments.files.filled_bytes(),
             flushes: counters.flushes.load(Ordering::Relaxed),
@@ -396,16 +442,33 @@ impl Shared {
         self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn cleaning(&self) -> MutexGuard<'_, Cleaning> {
+        self.cleaning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, Vec<Weak<Facet>>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The facet of that name.
+    fn open(&self, name: &FacetName) -> Option<Arc<Facet>> {
+        if let Some(facet) = self.catalog().get_open(name) {
+            return Some(Arc::clone(facet));
+        }
+        self.catalog_mut().get(name, &self.core)
+    }
+
     /// The facet of that name, and whether this call created it.
     fn create(&self, name: &FacetName) -> Result<(Arc<Facet>, bool)> {
         let core = &self.core;
         let admission =
             core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
         let mut catalog = self.catalog_mut();
-        if let Some(facet) = catalog.get(name) {
-            return Ok((Arc::clone(facet), false));
+        if let Some(facet) = catalog.get(name, core) {
+            return Ok((facet, false));
         }
-        let facet = Facet::new(Arc::clone(core), catalog.next(), name.clone());
+        let limits = catalog.settings.limits_of(name, &core.tunables);
+        let facet = Facet::new(Arc::clone(core), catalog.next(), name.clone(), limits);
         catalog.insert(name.clone(), Arc::clone(&facet));
         let change = CatalogChange::Create { facet: facet.id(), name: name.clone() };
         let effect = Effect::Touch(vec![Arc::clone(&facet)]);
@@ -431,10 +494,16 @@ impl Shared {
     fn maintain(&self) -> Result<bool> {
         let core = &self.core;
         core.log.check_usable()?;
-        // A commit was refused for lack of space: a checkpoint may find some.
-        if core.segments.take_starved() && self.is_worth_a_checkpoint() {
-            self.checkpoint()?;
-            return Ok(true);
+        // A commit was refused for lack of space: a checkpoint may find some, or the cleaner.
+        if core.segments.take_starved() {
+            if self.is_worth_a_checkpoint() {
+                self.checkpoint()?;
+                return Ok(true);
+            }
+            if self.clean(true)?.segments > 0 {
+                self.checkpoint()?;
+                return Ok(true);
+            }
         }
         match core.segments.fill_ahead(core.monotonic_ns()) {
             Ok(true) => return Ok(true),
@@ -447,13 +516,38 @@ impl Shared {
         }
         let tail = core.log.counters.tail_bytes.load(Ordering::Relaxed);
         // A store that is small has little to gain from a long tail, and space to win back.
-        let (_, _, live, _) = core.segments.totals();
+        let live = core.segments.totals(None, Lsn(0)).live_bytes;
         let due = live.max(CHECKPOINT_LOG_BYTES_MIN).min(core.tunables.checkpoint_log_bytes);
-        if tail < due || !self.is_worth_a_checkpoint() {
+        if tail >= due && self.is_worth_a_checkpoint() {
+            self.checkpoint()?;
+            return Ok(true);
+        }
+        if core.segments.trim()? || self.trim_histories()? {
+            return Ok(true);
+        }
+        Ok(self.clean(false)?.segments > 0)
+    }
+
+    /// Lets go of history that has become too old, now and then; says whether it found any.
+    fn trim_histories(&self) -> Result<bool> {
+        let core = &self.core;
+        let now_ns = core.monotonic_ns();
+        let is_due = self.cleaning().is_trim_due(now_ns) || core.history.is_exceeded();
+        if !is_due || core.history.bytes() == 0 {
             return Ok(false);
         }
-        self.checkpoint()?;
-        Ok(true)
+        let before = core.history.bytes();
+        let mut facets: Vec<Arc<Facet>> = self.catalog().opened().cloned().collect();
+        // Cold ones a few at a time: each has to be read.
+        for id in self.cleaning().next_cold(|| self.catalog().cold_with_history()) {
+            facets.extend(self.catalog_mut().by_id(id, core));
+        }
+        for facet in facets {
+            if let Err(error) = facet.trim_history() {
+                tracing::warn!(%error, "a history cannot be read, so it is not trimmed");
+            }
+        }
+        Ok(core.history.bytes() < before)
     }
 
     /// Breaks the circles between facets, buffers and this, and gives the lock back.

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use lapidary_engine::{
-    Background, DirectoryState, Environment, Facet, FacetName, FileName, FormatParams, Io, IoFile,
-    MemoryIo, PageNo, PageSize, Result, SegmentId, Store, StoreOptions, Tunables, View,
+    Background, DirectoryState, Environment, Facet, FacetName, FileName, FileNo, FormatParams, Io,
+    IoFile, MemoryIo, PageNo, PageSize, Result, Store, StoreOptions, Tunables, View,
 };
 
 /// How long a test waits for another thread before it fails.
@@ -134,7 +134,7 @@ impl Io for FaultyIo {
         Ok(())
     }
 
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>> {
+    fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         self.memory.list_segments()
     }
 

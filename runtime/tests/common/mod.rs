@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use lapidary::{Environment, Host, HostConfig};
-use lapidary_engine::{DirectoryState, FileName, Io, IoFile, MemoryIo, SegmentId};
+use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, MemoryIo};
 
 /// Long enough for anything that is to happen; reached only by a failing test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ impl Io for SwitchedIo {
     fn remove(&self, name: FileName) -> io::Result<()> {
         self.inner.remove(name)
     }
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>> {
+    fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         self.inner.list_segments()
     }
     fn sync_directory(&self) -> io::Result<()> {

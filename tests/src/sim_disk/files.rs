@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use lapidary_engine::{DirectoryState, FileName, Io, IoFile, SegmentId};
+use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile};
 
 use super::file::Inode;
 use super::{OperationKind, SimDisk, State, io_error, lock};
@@ -75,7 +75,7 @@ impl Io for SimDisk {
         })
     }
 
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>> {
+    fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         self.state().check_directory()?;
         let segment = |name| match name {
             FileName::Segment(id) => Some(id),

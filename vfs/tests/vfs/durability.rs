@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapidary_engine::{
-    Background, DirectoryState, Environment, FacetName, FileName, Io, IoFile, MemoryIo, SegmentId,
+    Background, DirectoryState, Environment, FacetName, FileName, FileNo, Io, IoFile, MemoryIo,
     Store, StoreOptions, Ticket,
 };
 use lapidary_vfs::{Registration, VfsOptions, take_last_error};
@@ -95,7 +95,7 @@ impl Io for FaultyIo {
         self.inner.remove(name)
     }
 
-    fn list_segments(&self) -> io::Result<Vec<SegmentId>> {
+    fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         self.inner.list_segments()
     }
 

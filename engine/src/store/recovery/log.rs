@@ -1,66 +1,48 @@
 //! Following the log from the replay position to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::scan::Found;
-use super::segment_path;
+use super::scan::{Files, entry_of};
 use crate::error::{Error, Result};
 use crate::format::batch::{self, BatchHeader, UnverifiedBatch};
-use crate::format::catalog::SegmentEntry;
-use crate::format::segment::{BATCHES_AT, SegmentHeader};
+use crate::format::record::{self, Record};
+use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::superblock::{LogPosition, Superblock};
 use crate::format::{BLOCK_BYTES, BLOCK_BYTES_STORED, Hash};
 use crate::segments::Segments;
-use crate::types::{Generation, Incarnation, Lsn, SegmentId, StoreId};
+use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
 /// A batch that stays where it is.
 #[derive(Debug)]
 pub(super) struct PlacedBatch {
-    pub(super) first_lsn: Lsn,
-    pub(super) count: u32,
+    pub(super) records: Vec<Record>,
     /// Segment, and offset of the records.
     pub(super) place: (SegmentId, u64),
-    spot: Spot,
-    hash: Hash,
-}
-
-impl PlacedBatch {
-    /// The batch's records, read and checked again: there may be too many to keep them all.
-    pub(super) fn read(&self, segments: &Segments) -> Result<Vec<u8>> {
-        match self.spot.batch(segments)? {
-            Some((_, hash, records)) if hash == self.hash => Ok(records),
-            _ => Err(Error::Corrupt {
-                path: segment_path(&segments.files, self.place.0),
-                offset: self.place.1,
-                detail: "a batch changed while the store was being opened".to_owned(),
-            }),
-        }
-    }
 }
 
 /// A place where a batch may be.
 #[derive(Clone, Copy, Debug)]
-struct Spot {
-    store: StoreId,
-    segment: SegmentId,
+pub(crate) struct Spot {
+    pub(crate) store: StoreId,
+    pub(crate) file: FileNo,
     /// `None`: any.
-    generation: Option<Generation>,
-    offset: u32,
+    pub(crate) segment: Option<SegmentId>,
+    pub(crate) offset: u32,
     /// Size of the segment.
-    end: u32,
+    pub(crate) end: u32,
 }
 
 impl Spot {
     /// The batch that is there, if it is valid.
-    fn batch(self, segments: &Segments) -> Result<Option<(BatchHeader, Hash, Vec<u8>)>> {
+    pub(crate) fn batch(self, segments: &Segments) -> Result<Option<(BatchHeader, Hash, Vec<u8>)>> {
         if self.end - self.offset.min(self.end) < BLOCK_BYTES_STORED {
             return Ok(None);
         }
         let mut block = vec![0; BLOCK_BYTES];
         let files = &segments.files;
-        files.read_at(self.segment, u64::from(self.offset), &mut block)?;
-        let Self { store, segment, generation, offset, end } = self;
-        let parsed = UnverifiedBatch::parse(&block, store, segment, generation, offset, end);
+        files.read_file_at(self.file, u64::from(self.offset), &mut block)?;
+        let Self { store, file, segment, offset, end } = self;
+        let parsed = UnverifiedBatch::parse(&block, store, segment, offset, end);
         let Some(unverified) = parsed else { return Ok(None) };
         let len = unverified.record_bytes();
         let mut records = block.split_off(batch::HEADER_BYTES);
@@ -68,7 +50,7 @@ impl Spot {
         records.resize(len, 0);
         if len > have {
             let at = u64::from(offset) + BLOCK_BYTES as u64;
-            files.read_at(segment, at, &mut records[have..])?;
+            files.read_file_at(file, at, &mut records[have..])?;
         }
         Ok(unverified.verify(&records).map(|(header, hash)| (header, hash, records)))
     }
@@ -77,9 +59,9 @@ impl Spot {
 /// The last batch, if it is not known to be durable.
 #[derive(Debug)]
 pub(super) struct Tail {
-    pub(super) first_lsn: Lsn,
     pub(super) count: u32,
-    pub(super) records: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) records: Vec<Record>,
 }
 
 /// What following the log found.
@@ -92,33 +74,34 @@ pub(super) struct LogEnd {
     pub(super) before_tail: LogPosition,
     /// All up to this is durable.
     pub(super) durable_through: Lsn,
-    /// Segments the log was followed through.
-    pub(super) visited: BTreeSet<SegmentId>,
+    /// Files the log was followed through.
+    pub(super) visited: BTreeSet<FileNo>,
     pub(super) read_bytes: u64,
 }
 
 struct Follower<'a> {
     segments: &'a Segments,
-    found: &'a BTreeMap<SegmentId, Found>,
+    files: &'a Files,
     superblock: &'a Superblock,
     position: LogPosition,
     /// The position after the last batch that was read. `position` may be in a segment that was
     /// entered since and in which nothing valid was found: its header may not even be durable, so
     /// nothing may be built on it.
     confirmed: LogPosition,
-    visited: BTreeSet<SegmentId>,
+    visited: BTreeSet<FileNo>,
     read_bytes: u64,
 }
 
 /// Follows the log to its end and decides what the end means (R9 to R15).
 pub(super) fn find_end(
     segments: &Segments,
-    found: &BTreeMap<SegmentId, Found>,
+    files: &Files,
     superblock: &Superblock,
+    lenient: bool,
 ) -> Result<LogEnd> {
     let mut follower = Follower {
         segments,
-        found,
+        files,
         superblock,
         position: superblock.replay,
         confirmed: superblock.replay,
@@ -129,42 +112,42 @@ pub(super) fn find_end(
     let mut durable_through = superblock.durable_through;
     let mut batches = Vec::new();
     // The last batch is kept with the position before it, since it may have to be written again.
-    let mut last: Option<(LogPosition, PlacedBatch, Vec<u8>)> = None;
+    let mut last: Option<(LogPosition, PlacedBatch, u32, Vec<u8>)> = None;
     loop {
         let before = follower.confirmed;
-        if let Some((header, hash, records)) = follower.next()? {
-            durable_through = durable_through.max(header.durable_through);
-            let place = (header.segment, u64::from(header.offset) + batch::HEADER_BYTES as u64);
-            let placed = PlacedBatch {
-                first_lsn: header.first_lsn,
-                count: header.record_count,
-                place,
-                spot: follower.spot_of(&header),
-                hash,
-            };
-            batches.extend(last.replace((before, placed, records)).map(|(_, placed, _)| placed));
-        } else {
-            break;
-        }
+        let Some((header, bytes)) = follower.next()? else { break };
+        durable_through = durable_through.max(header.durable_through);
+        let count = header.record_count;
+        let place = (header.segment, u64::from(header.offset) + batch::HEADER_BYTES as u64);
+        // Decoded at once: only where pages are is kept, not the pages.
+        let records = record::decode_all(&bytes, header.first_lsn, count).map_err(|malformed| {
+            let path = segments.files.path(header.segment);
+            let detail = format!("a batch whose checksum is right makes no sense: {}", malformed.0);
+            Error::Corrupt { path, offset: place.1, detail }
+        })?;
+        let placed = PlacedBatch { records, place };
+        batches.extend(last.replace((before, placed, count, bytes)).map(|(_, placed, ..)| placed));
     }
-    follower.check_end(durable_through)?;
+    match follower.check_end(durable_through) {
+        Err(error) if lenient => tracing::warn!(%error, "the log is taken up to there"),
+        checked => checked?,
+    }
     let end = follower.confirmed;
     let (tail, before_tail) = match last {
-        Some((before, placed, records)) if end.lsn.0 - 1 > durable_through.0 => {
-            if before.lsn.0 - 1 > durable_through.0 {
+        Some((before, placed, count, bytes)) if end.lsn.0 - 1 > durable_through.0 => {
+            if before.lsn.0 - 1 > durable_through.0 && !lenient {
                 let detail = "the last two batches are not known to be durable, which cannot be";
                 return Err(follower.corrupt(detail));
             }
-            let tail = Tail { first_lsn: placed.first_lsn, count: placed.count, records };
-            (Some(tail), before)
+            (Some(Tail { count, bytes, records: placed.records }), before)
         }
-        Some((_, placed, _)) => {
+        Some((_, placed, ..)) => {
             batches.push(placed);
             (None, end)
         }
         None => (None, end),
     };
-    if let Some((segment, _)) = end.segment {
+    if let Some(segment) = end.segment {
         segments.seal(segment, end.lsn);
     }
     Ok(LogEnd {
@@ -179,34 +162,30 @@ pub(super) fn find_end(
 
 impl Follower<'_> {
     fn header(&self, segment: SegmentId) -> Option<&SegmentHeader> {
-        self.found.get(&segment)?.header.as_ref()
+        self.files.header(segment).filter(|header| header.kind == SegmentKind::Log)
+    }
+
+    /// The headers of all segments of the log.
+    fn headers(&self) -> impl Iterator<Item = &SegmentHeader> {
+        self.files.headers().filter(|header| header.kind == SegmentKind::Log)
     }
 
     /// Checks that the replay position exists.
     fn start(&mut self) -> Result<()> {
-        let Some((segment, generation)) = self.position.segment else { return Ok(()) };
-        match self.header(segment) {
-            Some(header) if header.generation == generation => {
-                let header = header.clone();
+        let Some(segment) = self.position.segment else { return Ok(()) };
+        match self.header(segment).cloned() {
+            Some(header) => {
                 self.enter(&header);
                 Ok(())
             }
-            _ => Err(self.corrupt("the log to replay starts here, but the segment is another")),
+            None => Err(self.corrupt("the log to replay starts here, but the segment is another")),
         }
     }
 
     /// Goes to a segment. What the checkpoint did not know of it is in use from now on.
     fn enter(&mut self, header: &SegmentHeader) {
-        let entry = SegmentEntry {
-            segment: header.segment,
-            generation: header.generation,
-            size: header.size,
-            is_ready: false,
-            live_page_bytes: 0,
-            live_part_bytes: 0,
-        };
-        self.segments.restore_if_new(&entry);
-        self.visited.insert(header.segment);
+        self.segments.restore_if_new(&entry_of(header));
+        self.visited.insert(header.file);
     }
 
     /// Whether a batch or segment of `incarnation` can hold the LSN expected next: beyond what the
@@ -218,9 +197,9 @@ impl Follower<'_> {
     }
 
     /// The next batch that continues the log, if there is one.
-    fn next(&mut self) -> Result<Option<(BatchHeader, Hash, Vec<u8>)>> {
+    fn next(&mut self) -> Result<Option<(BatchHeader, Vec<u8>)>> {
         loop {
-            let here = self.position.segment.and_then(|(segment, _)| self.header(segment));
+            let here = self.position.segment.and_then(|segment| self.header(segment));
             let incarnation = here.map_or(Incarnation(0), |header| header.incarnation);
             let unused = self.position.offset == BATCHES_AT;
             let other = self.continuation()?.cloned();
@@ -238,7 +217,7 @@ impl Follower<'_> {
                 && self.is_current(header.incarnation)
             {
                 self.advance(&here, &header, hash, records.len());
-                return Ok(Some((header, hash, records)));
+                return Ok(Some((header, records)));
             }
             // R11. A segment in which nothing was read is not left for one of its own time: the
             // log never does that, and so this cannot go round in circles.
@@ -251,9 +230,9 @@ impl Follower<'_> {
 
     /// Another segment that starts with the expected LSN; of several the latest.
     fn continuation(&self) -> Result<Option<&SegmentHeader>> {
-        let here = self.position.segment.map(|(segment, _)| segment);
+        let here = self.position.segment;
         let candidates = || {
-            self.found.values().filter_map(|found| found.header.as_ref()).filter(|header| {
+            self.headers().filter(|header| {
                 header.first_lsn == self.position.lsn
                     && header.previous_hash == self.position.hash
                     && Some(header.segment) != here
@@ -270,7 +249,7 @@ impl Follower<'_> {
     }
 
     fn leave_for(&mut self, header: &SegmentHeader) {
-        self.position.segment = Some((header.segment, header.generation));
+        self.position.segment = Some(header.segment);
         self.position.offset = BATCHES_AT;
     }
 
@@ -281,7 +260,7 @@ impl Follower<'_> {
         hash: Hash,
         record_bytes: usize,
     ) {
-        if let Some((before, _)) = self.confirmed.segment
+        if let Some(before) = self.confirmed.segment
             && before != header.segment
         {
             self.segments.seal(before, self.confirmed.lsn);
@@ -298,20 +277,10 @@ impl Follower<'_> {
     fn spot(&self, segment: &SegmentHeader, offset: u32) -> Spot {
         Spot {
             store: segment.store,
-            segment: segment.segment,
-            generation: Some(segment.generation),
+            file: segment.file,
+            segment: Some(segment.segment),
             offset,
             end: segment.size,
-        }
-    }
-
-    fn spot_of(&self, batch: &BatchHeader) -> Spot {
-        Spot {
-            store: batch.store,
-            segment: batch.segment,
-            generation: Some(batch.generation),
-            offset: batch.offset,
-            end: self.header(batch.segment).map_or(0, |header| header.size),
         }
     }
 
@@ -326,9 +295,7 @@ impl Follower<'_> {
         }
         let current = self.superblock.incarnation;
         let later = self
-            .found
-            .values()
-            .filter_map(|found| found.header.as_ref())
+            .headers()
             .find(|header| header.incarnation == current && header.first_lsn > expected);
         if let Some(later) = later {
             return Err(self.corrupt(format!(
@@ -338,7 +305,7 @@ impl Follower<'_> {
             )));
         }
         self.check_headless(expected)?;
-        let here = self.position.segment.and_then(|(segment, _)| self.header(segment));
+        let here = self.position.segment.and_then(|segment| self.header(segment));
         let Some(here) = here else { return Ok(()) };
         let mut offset = self.position.offset;
         let mut is_first = true;
@@ -366,25 +333,25 @@ impl Follower<'_> {
     /// came: then they can have one batch, the expected one, that was not acknowledged. Anything
     /// more is corruption (R7, R13).
     fn check_headless(&self, expected: Lsn) -> Result<()> {
-        for (&segment, found) in self.found {
+        for (&file, found) in &self.files.by_number {
             let Ok(end) = u32::try_from(found.len) else { continue };
             if found.header.is_some() || end < BATCHES_AT + BLOCK_BYTES_STORED {
                 continue;
             }
             let mut block = vec![0; BLOCK_BYTES];
-            self.segments.files.read_at(segment, u64::from(BATCHES_AT), &mut block)?;
+            self.segments.files.read_file_at(file, u64::from(BATCHES_AT), &mut block)?;
             if block.iter().all(|&byte| byte == 0) {
                 continue;
             }
             let (store, mut offset) = (self.superblock.store, BATCHES_AT);
             while offset < end {
-                let spot = Spot { store, segment, generation: None, offset, end };
+                let spot = Spot { store, file, segment: None, offset, end };
                 if let Some((header, _, _)) = spot.batch(self.segments)?
                     && header.incarnation == self.superblock.incarnation
                     && (header.first_lsn > expected || header.durable_through >= expected)
                 {
                     return Err(Error::Corrupt {
-                        path: segment_path(&self.segments.files, segment),
+                        path: self.segments.files.path_of(file),
                         offset: 0,
                         detail: format!(
                             "its header is empty, though a batch with LSN {} follows at offset \
@@ -402,7 +369,7 @@ impl Follower<'_> {
     /// Says in the trace that a torn batch is discarded, if one is there.
     fn note_torn(&self, segment: &SegmentHeader, offset: u32) -> Result<()> {
         let mut block = vec![0; BLOCK_BYTES];
-        self.segments.files.read_at(segment.segment, u64::from(offset), &mut block)?;
+        self.segments.files.read_file_at(segment.file, u64::from(offset), &mut block)?;
         if block.iter().any(|&byte| byte != 0) {
             tracing::debug!(
                 segment = segment.segment.0,
@@ -415,11 +382,11 @@ impl Follower<'_> {
     }
 
     fn corrupt(&self, detail: impl Into<String>) -> Error {
-        let segment = self.position.segment.map_or(SegmentId(0), |(segment, _)| segment);
-        Error::Corrupt {
-            path: segment_path(&self.segments.files, segment),
-            offset: u64::from(self.position.offset),
-            detail: detail.into(),
-        }
+        let segment = self.position.segment.unwrap_or(SegmentId(0));
+        let path = match self.files.header(segment) {
+            Some(header) => self.segments.files.path_of(header.file),
+            None => self.segments.files.path(segment),
+        };
+        Error::Corrupt { path, offset: u64::from(self.position.offset), detail: detail.into() }
     }
 }

@@ -11,7 +11,7 @@
 //! | R5 | one valid slot | opened; both are rewritten |
 //! | R6 | a later format version | refused |
 //! | R7 | a damaged segment header, or none before batches that were acknowledged | refused: corrupt (it fits a sector, so it cannot be torn) |
-//! | R8 | a segment the checkpoint needs is missing, short or of another generation | refused: corrupt |
+//! | R8 | a segment the checkpoint needs is missing, short or was put to use anew | refused: corrupt |
 //! | R9 | the next batch is valid and continues the log | replayed |
 //! | R10 | a segment of a later incarnation starts with the expected LSN | replay goes on there: an earlier recovery did |
 //! | R11 | a segment of the same incarnation does, and the next batch here is not valid | replay goes on there: the log went on there |
@@ -37,24 +37,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
+pub(super) use log::Spot;
+
 use super::catalog::Catalog;
 use super::checkpoint::Checkpointer;
+use super::references::References;
+use super::settings::Settings;
 use super::superblock::SuperblockFile;
 use super::{LockGuard, Shared};
 use crate::config::{FormatParams, Tunables};
-use crate::core::{Changed, Core};
+use crate::core::{Changed, Core, HistoryBudget, read_part};
 use crate::env::Environment;
 use crate::error::{Error, Result};
-use crate::facet::Facet;
-use crate::format::catalog::{self as parts, ChunkNo, Root, SegmentEntry};
+use crate::format::catalog::{self as parts, ChunkNo, FacetEntry, OtherPart, Root, SegmentEntry};
+use crate::format::record::PartKind;
 use crate::format::superblock::{FILE_BYTES, LogPosition, Superblock};
-use crate::format::{Malformed, StoredRef, record};
+use crate::format::{Malformed, StoredRef};
 use crate::io::{DirectoryState, FileName, Io};
 use crate::log::{Log, LogWriter};
-use crate::segments::{SegmentFiles, Segments};
-use crate::types::{FacetId, Incarnation, Lsn, SegmentId, StoreId};
+use crate::segments::{Damage, SegmentFiles, Segments};
+use crate::types::{FacetId, FileNo, Incarnation, Lsn, SegmentId, StoreId};
 use replay::Replay;
-use scan::Found;
+use rustc_hash::FxHashSet;
+use scan::Files;
 
 /// Opens the store of `environment`, or creates it.
 pub(super) fn open(
@@ -149,6 +154,8 @@ fn create_superblock(environment: &Environment, format: FormatParams) -> Result<
         incarnation: Incarnation(0),
         format,
         replay: LogPosition::START,
+        replay_file: FileNo(0),
+        root_file: FileNo(0),
         durable_through: Lsn(0),
         checkpoint: None,
     };
@@ -165,47 +172,81 @@ fn recover(
     check_format(current.format)?;
     let files = SegmentFiles::new(Arc::clone(&environment.io), tunables.open_segments_max);
     let found = scan::scan(&environment.io, current.store)?;
-    let root = load_root(&files, &current)?;
     let segments = Segments::new(files, current.format);
+    // Only where the headers say that segments are can anything be read.
+    found.headers().for_each(|header| segments.files.set_file(header.segment, header.file));
+    let needed = [
+        (current.replay.segment, current.replay_file, "the log to replay starts in"),
+        (current.checkpoint.map(|root| root.segment), current.root_file, "the checkpoint needs"),
+    ];
+    for (segment, file, what) in needed {
+        if let Some(segment) = segment.filter(|&segment| found.header(segment).is_none()) {
+            let is_there = found.by_number.contains_key(&file);
+            let but = if is_there { "the file holds another" } else { "there is no such file" };
+            let detail = format!("{what} segment {segment} of it, but {but}");
+            return Err(corrupt(&*environment.io, file, 0, detail));
+        }
+    }
+    let root = load_root(&segments, &current)?;
     let table = scan::checkpoint_table(&found, root.as_ref(), current.checkpoint);
     scan::restore_needed(&segments, &found, &table)?;
+    let last_segment = found.headers().map(|header| header.segment).max().unwrap_or_default();
+    let last_file = found.by_number.keys().copied().max().unwrap_or_default();
+    segments.reserve_numbers(last_segment, last_file);
+    if let Some(root) = &root {
+        segments.reserve_numbers(root.next_segment, FileNo(0));
+    }
 
     // Also above those of recoveries that were cut off: what they wrote must not be taken for what
     // this one writes.
-    let headers = found.values().filter_map(|found| found.header.as_ref());
-    let seen = headers.map(|header| header.incarnation).max().unwrap_or_default();
+    let seen = found.headers().map(|header| header.incarnation).max().unwrap_or_default();
     let incarnation = Incarnation(seen.max(current.incarnation).0 + 1);
-    let end = log::find_end(&segments, &found, &current)?;
+    let end = log::find_end(&segments, &found, &current, false)?;
     restore_rest(&segments, &found, &end.visited, &table)?;
 
     let mut writer = LogWriter::new(current.store, incarnation, end.before_tail);
     let tail_place = match &end.tail {
         None => None,
         Some(tail) => {
-            Some(writer.rewrite_tail(&segments, end.durable_through, tail.count, &tail.records)?)
+            Some(writer.rewrite_tail(&segments, end.durable_through, tail.count, &tail.bytes)?)
         }
     };
     let durable_through = Lsn(writer.position().lsn.0 - 1);
     let opened_ns = environment.clock.monotonic_ns();
     let log = Log::new(writer, tunables.log_buffers, tunables.buffered_bytes_max);
-    let changed = Mutex::new(Changed::default());
-    let core = Arc::new(Core { environment, tunables, segments, log, opened_ns, changed });
+    let references = load_others(&segments, root.as_ref())?;
+    let mut catalog = load_catalog(&segments, root.as_ref())?;
+    catalog.settings = references.settings;
+    let history = HistoryBudget::new(catalog.cold_history_bytes(), tunables.history_bytes_max);
+    let core = Arc::new(Core {
+        environment,
+        tunables,
+        incarnation,
+        segments,
+        log,
+        history,
+        opened_ns,
+        changed: Mutex::new(Changed::default()),
+    });
 
     // Facets know the core, and the core knows the facets that changed: if anything below fails, this
     // guard breaks that circle.
     let mut failing = BreakCircle(Some(Arc::clone(&core)));
-    let (mut catalog, chunks) = load_catalog(&core, root.as_ref())?;
     let mut replay = Replay::new(&core, &mut catalog);
-    for batch in &end.batches {
-        replay.batch(batch.first_lsn, batch.count, &batch.read(&core.segments)?, batch.place)?;
+    for batch in end.batches {
+        replay.batch(batch.records, batch.place)?;
     }
-    if let (Some(tail), Some(place)) = (&end.tail, tail_place) {
-        replay.batch(tail.first_lsn, tail.count, &tail.records, place)?;
+    if let (Some(tail), Some(place)) = (end.tail, tail_place) {
+        replay.batch(tail.records, place)?;
     }
-    // Spilled pages of replayed commits have made their segments live again; what nothing has,
-    // neither the checkpoint nor a replayed commit, is ready.
-    let replay_segment = current.replay.segment.map(|(segment, _)| segment);
-    core.segments.recycle(&table, replay_segment, current.replay.lsn);
+    for quota in catalog.settings.quotas() {
+        quota.reset();
+        let facets = catalog.subtree(&quota.name);
+        facets.for_each(|(_, id)| quota.add(catalog.logical_bytes(id)));
+    }
+    // Spilled pages of replayed commits are pinned; what nothing needs, neither the checkpoint nor
+    // a replayed commit, is ready.
+    core.segments.recycle(current.replay.segment, current.replay.lsn, &FxHashSet::default());
 
     // Files that are found may have been created by a process that was killed before their names
     // were durable.
@@ -228,12 +269,23 @@ fn recover(
         "store opened"
     );
     failing.0 = None;
+    let (chunks, others) = root.map(|root| (root.chunks, root.others)).unwrap_or_default();
+    let checkpointer = Checkpointer {
+        superblock,
+        chunks: chunks.into_iter().collect(),
+        others,
+        references: references.references,
+        rewrite_settings: false,
+    };
     Ok(Shared {
         core,
         id: current.store,
         catalog: RwLock::new(catalog),
-        checkpointer: Mutex::new(Checkpointer::new(superblock, chunks)),
+        checkpointer: Mutex::new(checkpointer),
+        cleaning: Mutex::default(),
+        deleted: Mutex::default(),
         checkpoints: AtomicU64::new(0),
+        shared_references: AtomicU64::new(0),
         recovered_bytes: end.read_bytes,
         lock: Mutex::new(Some(lock)),
     })
@@ -250,13 +302,12 @@ impl Drop for BreakCircle {
 }
 
 /// Reads a checkpoint part that the whole store depends on.
-fn read_part<T>(
-    files: &SegmentFiles,
+fn read_needed<T>(
+    segments: &Segments,
     reference: StoredRef,
-    decode: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+    decode: impl Fn(PartKind, &[u8]) -> Result<T, Malformed>,
 ) -> Result<T> {
-    let mut bytes = Vec::new();
-    files.read(reference, &mut bytes).map_err(|error| match error {
+    let read = read_part(segments, reference, decode).map_err(|error| match error {
         Error::Io { path, source, .. }
             if matches!(
                 source.kind(),
@@ -268,82 +319,124 @@ fn read_part<T>(
         }
         other => other,
     })?;
-    record::decode_part(&bytes, reference.crc).and_then(decode).map_err(|malformed| {
-        Error::Corrupt {
-            path: segment_path(files, reference.segment),
-            offset: reference.offset(),
-            detail: format!("a part of the checkpoint: {}", malformed.0),
-        }
+    read.map_err(|Damage { place, path, malformed }| Error::Corrupt {
+        path,
+        offset: place.offset(),
+        detail: format!("a part of the checkpoint: {}", malformed.0),
     })
 }
 
-fn segment_path(files: &SegmentFiles, segment: SegmentId) -> String {
-    format!("{}/{}", files.describe(), FileName::Segment(segment))
+/// What a part is, is not what leads to it.
+fn expect(is_expected: bool) -> Result<(), Malformed> {
+    if is_expected { Ok(()) } else { Err(Malformed("it is another part than is expected here")) }
 }
 
-fn load_root(files: &SegmentFiles, current: &Superblock) -> Result<Option<Root>> {
-    current.checkpoint.map(|root| read_part(files, root, parts::decode_root)).transpose()
+fn load_root(segments: &Segments, current: &Superblock) -> Result<Option<Root>> {
+    let read = |root| {
+        read_needed(segments, root, |kind, payload| {
+            expect(kind == PartKind::Root)?;
+            parts::decode_root(payload)
+        })
+    };
+    current.checkpoint.map(read).transpose()
 }
 
-type Chunks = BTreeMap<ChunkNo, StoredRef>;
+#[derive(Default)]
+struct Others {
+    references: References,
+    settings: Settings,
+}
 
-fn load_catalog(core: &Arc<Core>, root: Option<&Root>) -> Result<(Catalog, Chunks)> {
-    let Some(root) = root else { return Ok((Catalog::new(FacetId(1)), Chunks::new())) };
-    let mut catalog = Catalog::new(root.next_facet);
-    for &(chunk, reference) in &root.chunks {
-        let files = &core.segments.files;
-        let entries = read_part(files, reference, |bytes| parts::decode_chunk(chunk, bytes))?;
-        for entry in entries {
-            let name = entry.name.clone();
-            if !catalog.insert(name.clone(), Facet::cold(Arc::clone(core), entry)) {
-                return Err(Error::Corrupt {
-                    path: segment_path(files, reference.segment),
-                    offset: reference.offset(),
-                    detail: format!("two facets of the catalog have the name {name}"),
-                });
+/// Loads what the root leads to besides the catalog; what was moved comes first, since what follows
+/// may have been.
+fn load_others(segments: &Segments, root: Option<&Root>) -> Result<Others> {
+    let mut loaded = Others::default();
+    for &(part, reference) in root.iter().flat_map(|root| &root.others) {
+        match part {
+            OtherPart::Forwards(segment) => {
+                let forwards = read_needed(segments, reference, |kind, payload| {
+                    expect(kind == PartKind::Forwards(segment))?;
+                    parts::decode_forwards(payload)
+                })?;
+                segments.files.with_forwards(|all| all.restore(segment, forwards));
+            }
+            OtherPart::Shared => {
+                loaded.references.restore(read_needed(segments, reference, |kind, payload| {
+                    expect(kind == PartKind::Shared)?;
+                    parts::decode_shared(payload)
+                })?);
+            }
+            OtherPart::Settings => {
+                loaded.settings.restore(read_needed(segments, reference, |kind, payload| {
+                    expect(kind == PartKind::Settings)?;
+                    parts::decode_settings(payload)
+                })?);
             }
         }
     }
-    Ok((catalog, root.chunks.iter().copied().collect()))
+    Ok(loaded)
+}
+
+fn load_catalog(segments: &Segments, root: Option<&Root>) -> Result<Catalog> {
+    let Some(root) = root else { return Ok(Catalog::new(FacetId(1))) };
+    let mut chunks: Vec<(ChunkNo, Vec<FacetEntry>)> = Vec::with_capacity(root.chunks.len());
+    for &(chunk, reference) in &root.chunks {
+        let entries = read_needed(segments, reference, |kind, payload| {
+            expect(kind == PartKind::Chunk(chunk))?;
+            parts::decode_chunk(chunk, payload)
+        })?;
+        chunks.push((chunk, entries));
+    }
+    Catalog::restored(root.next_facet, chunks.into_iter()).map_err(|name| Error::Corrupt {
+        path: segments.files.describe(),
+        offset: 0,
+        detail: format!("two facets of the catalog have the name {name}"),
+    })
 }
 
 /// Makes ready what neither the checkpoint nor the log needs (R16), and removes what is no segment
 /// (R17).
 fn restore_rest(
     segments: &Segments,
-    found: &BTreeMap<SegmentId, Found>,
-    visited: &BTreeSet<SegmentId>,
+    found: &Files,
+    visited: &BTreeSet<FileNo>,
     table: &[SegmentEntry],
 ) -> Result<()> {
-    let needed: BTreeSet<SegmentId> = table
-        .iter()
-        .filter(|entry| !entry.is_ready)
-        .filter(|entry| found.get(&entry.segment).is_some_and(|f| f.is_generation_of(entry)))
-        .map(|entry| entry.segment)
-        .collect();
-    for (&segment, found) in found {
-        if needed.contains(&segment) || visited.contains(&segment) {
+    let needed: BTreeMap<FileNo, SegmentId> =
+        table.iter().map(|entry| (entry.file, entry.segment)).collect();
+    for (&file, found) in &found.by_number {
+        let segment = found.header.as_ref().map(|header| header.segment);
+        let is_needed = segment.is_some() && needed.get(&file).copied() == segment;
+        if is_needed || visited.contains(&file) {
             continue;
+        }
+        if let Some(segment) = segment {
+            segments.files.forget(segment);
         }
         match found.as_ready(segments.format()) {
             Some(ready) => {
                 if found.header.is_none() {
                     // Whether it was synced when it was made is not known.
-                    segments.files.sync(segment)?;
+                    segments.files.sync(file)?;
                 }
-                segments.restore_ready(segment, ready);
+                segments.restore_ready(file, ready);
             }
             None => {
-                tracing::info!(segment = segment.0, "removing a segment whose filling was cut off");
-                segments.files.remove(segment)?;
+                tracing::info!(file = file.0, "removing a segment file whose filling was cut off");
+                segments.files.remove(file)?;
             }
         }
     }
     Ok(())
 }
 
-/// The store's directory, for messages of the modules below.
-fn corrupt(io: &dyn Io, segment: SegmentId, offset: u64, detail: impl Into<String>) -> Error {
-    let path = format!("{}/{}", io.describe(), FileName::Segment(segment));
+/// Damage in a segment file.
+fn corrupt(io: &dyn Io, file: FileNo, offset: u64, detail: impl Into<String>) -> Error {
+    let path = format!("{}/{}", io.describe(), FileName::Segment(file));
     Error::Corrupt { path, offset, detail: detail.into() }
+}
+
+/// Damage in a segment.
+fn corrupt_at(segments: &Segments, segment: SegmentId, offset: u64, detail: String) -> Error {
+    Error::Corrupt { path: segments.files.path(segment), offset, detail }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::corrupt;
+use super::corrupt_at;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::facet::{Committed, Facet};
-use crate::format::record::{self, CatalogChange, CommitHeader, CommittedPage, Record};
+use crate::facet::{Committed, Content, Facet};
+use crate::format::record::{CatalogChange, CommitHeader, CommittedPage, ForkEntry, Record};
 use crate::format::{SLOT_BYTES, StoredRef, stored_len};
-use crate::segments::LiveChanges;
+use crate::map::PageRef;
 use crate::store::catalog::Catalog;
-use crate::types::{Lsn, PageNo, SegmentId};
+use crate::types::{Lsn, SegmentId};
 
 /// Replays batches into a catalog.
 pub(super) struct Replay<'a> {
@@ -18,107 +18,152 @@ pub(super) struct Replay<'a> {
     catalog: &'a mut Catalog,
 }
 
+/// What is wrong with a record, if it makes no sense.
+type Sense = Result<(), &'static str>;
+
 impl<'a> Replay<'a> {
     pub(super) fn new(core: &'a Arc<Core>, catalog: &'a mut Catalog) -> Self {
         Self { core, catalog }
     }
 
     /// Replays the records of a batch, whose bytes are at `place`.
-    pub(super) fn batch(
-        &mut self,
-        first_lsn: Lsn,
-        count: u32,
-        records: &[u8],
-        place: (SegmentId, u64),
-    ) -> Result<()> {
+    pub(super) fn batch(&mut self, records: Vec<Record>, place: (SegmentId, u64)) -> Result<()> {
         let (segment, at) = place;
-        let damaged = |detail: &str| {
-            let detail = format!("a batch whose checksum is right makes no sense: {detail}");
-            corrupt(&*self.core.environment.io, segment, at, detail)
-        };
-        let decoded = record::decode_all(records, first_lsn, count)
-            .map_err(|malformed| damaged(malformed.0))?;
-        let mut changes = LiveChanges::default();
-        for record in decoded {
+        for record in records {
             let done = match record {
-                Record::Commit { header, pages } => {
-                    self.commit(&header, &pages, place, &mut changes)?
-                }
-                Record::Catalog(change) => self.catalog_change(change, &mut changes)?,
+                Record::Commit { header, pages } => self.commit(&header, &pages, place)?,
+                Record::Catalog(change) => self.catalog_change(change)?,
+                Record::Fork(entries) => self.fork(entries)?,
                 Record::Other => Ok(()),
             };
-            done.map_err(damaged)?;
+            done.map_err(|detail| {
+                let detail = format!("a batch whose checksum is right makes no sense: {detail}");
+                corrupt_at(&self.core.segments, segment, at, detail)
+            })?;
         }
-        self.core.segments.apply(&changes);
         Ok(())
     }
 
     fn commit(
         &mut self,
         header: &CommitHeader,
-        pages: &[(PageNo, CommittedPage)],
+        pages: &[CommittedPage],
         (segment, records_at): (SegmentId, u64),
-        changes: &mut LiveChanges,
-    ) -> Result<Result<(), &'static str>> {
-        let Some(facet) = self.catalog.by_id(header.facet) else {
+    ) -> Result<Sense> {
+        let Some(facet) = self.catalog.by_id(header.facet, self.core) else {
             return Ok(Err("a commit of a facet that does not exist"));
         };
-        if facet.latest_version().next() != header.version {
+        if facet.latest_version().next() != header.meta.version {
             return Ok(Err("a commit does not follow the version before it"));
         }
         let mut placed = Vec::with_capacity(pages.len());
-        for &(page, committed) in pages {
-            let reference = match committed {
-                CommittedPage::Spilled(reference) => reference,
-                CommittedPage::Inline { at, len, crc } => {
+        let mut referred = Vec::new();
+        for page in pages {
+            placed.push(match *page {
+                CommittedPage::Referred(page) => {
+                    referred.push(page);
+                    (page.page, page.reference)
+                }
+                CommittedPage::Inline { page, at, len, crc } => {
                     let slot = (records_at + at as u64) / SLOT_BYTES as u64;
                     let slot = stored_len(usize::try_from(slot).unwrap_or(usize::MAX));
-                    StoredRef { segment, slot, len, crc }
+                    (page, Some(StoredRef { segment, slot, len, crc }))
                 }
-            };
-            if !self.core.segments.is_in_use(reference.segment) {
+            });
+        }
+        let segments = &self.core.segments;
+        for reference in placed.iter().filter_map(|&(_, reference)| reference) {
+            let place = segments.files.place(reference.identity());
+            if !segments.is_in_use(place.segment) {
                 return Ok(Err("a commit refers to a segment that is not in use"));
             }
-            placed.push((page, reference));
         }
+        for reference in
+            referred.iter().filter(|page| page.is_spilled).filter_map(|page| page.reference)
+        {
+            segments.pin(reference);
+        }
+        facet.note_spilled(&referred);
         let committed = Committed {
-            version: header.version,
-            wall_ms: header.wall_ms,
-            page_count: header.page_count,
+            meta: header.meta,
             pages_kept: header.pages_kept,
-            page_size: header.page_size,
             pages: &mut placed.into_iter(),
         };
-        facet.replay_commit(committed, changes)?;
+        facet.replay_commit(committed)?;
         Ok(Ok(()))
     }
 
-    fn catalog_change(
-        &mut self,
-        change: CatalogChange,
-        changes: &mut LiveChanges,
-    ) -> Result<Result<(), &'static str>> {
+    fn fork(&mut self, entries: Vec<ForkEntry>) -> Result<Sense> {
+        for entry in entries {
+            let Some(source) = self.catalog.by_id(entry.source, self.core) else {
+                return Ok(Err("a fork of a facet that does not exist"));
+            };
+            if source.latest_version() != entry.source_version {
+                return Ok(Err("a fork does not follow the version of its source"));
+            }
+            let Content { meta, mut map } = source.replayed()?;
+            // Pages of another size have nothing in common.
+            let kept =
+                if meta.page_size == entry.meta.page_size { entry.meta.page_count } else { 0 };
+            map.truncate(kept, &mut |_, _| ());
+            for (page, reference) in entry.pages {
+                map.set(page.0 - 1, reference.map_or(PageRef::Absent, PageRef::Stored));
+            }
+            let content = Content { meta: entry.meta, map };
+            let limits = self.catalog.settings.limits_of(&entry.name, &self.core.tunables);
+            let facet = Facet::forked(
+                Arc::clone(self.core),
+                entry.facet,
+                source.family(),
+                entry.name.clone(),
+                content.clone(),
+                limits,
+            );
+            if !self.catalog.insert(entry.name, Arc::clone(&facet)) {
+                return Ok(Err("a fork is created whose name or number is taken"));
+            }
+            let lsn: Lsn = content.meta.lsn;
+            facet.publish_fork(&source, Some(content), lsn);
+        }
+        Ok(Ok(()))
+    }
+
+    fn catalog_change(&mut self, change: CatalogChange) -> Result<Sense> {
+        if self.catalog.settings.replay(&change) {
+            if let CatalogChange::Quota { name, .. } | CatalogChange::Retention { name, .. } =
+                &change
+            {
+                self.catalog.apply_limits(name, self.core);
+            }
+            self.core.with_changed(|changed| changed.settings = true);
+            return Ok(Ok(()));
+        }
         match change {
             CatalogChange::Create { facet, name } => {
-                let facet = Facet::new(Arc::clone(self.core), facet, name.clone());
+                let limits = self.catalog.settings.limits_of(&name, &self.core.tunables);
+                let facet = Facet::new(Arc::clone(self.core), facet, name.clone(), limits);
                 if !self.catalog.insert(name, Arc::clone(&facet)) {
                     return Ok(Err("a facet is created whose name or number is taken"));
                 }
                 facet.publish_touch();
             }
             CatalogChange::Delete { name } => {
-                let facets = self.catalog.remove_subtree(&name);
+                let facets = self.catalog.remove_subtree(&name, self.core);
                 if facets.is_empty() {
                     return Ok(Err("a facet is deleted that does not exist"));
                 }
+                self.note_settings(|settings| settings.remove_subtree(&name));
                 for facet in facets {
                     facet.mark_deleted();
-                    facet.publish_delete(changes);
+                    facet.publish_delete();
                 }
             }
             CatalogChange::Rename { from, to } => match self.catalog.plan_rename(&from, &to) {
                 Ok(moves) => {
-                    for facet in self.catalog.rename(moves) {
+                    let facets = self.catalog.rename(moves, self.core);
+                    self.note_settings(|settings| settings.rename(&from, &to));
+                    self.catalog.apply_limits(&to, self.core);
+                    for facet in facets {
                         facet.publish_touch();
                     }
                 }
@@ -127,7 +172,17 @@ impl<'a> Replay<'a> {
                 }
                 Err(error) => return Err(error),
             },
+            CatalogChange::Quota { .. } | CatalogChange::Retention { .. } => {}
         }
         Ok(Ok(()))
+    }
+
+    fn note_settings(
+        &mut self,
+        change: impl FnOnce(&mut crate::store::settings::Settings) -> bool,
+    ) {
+        if change(&mut self.catalog.settings) {
+            self.core.with_changed(|changed| changed.settings = true);
+        }
     }
 }

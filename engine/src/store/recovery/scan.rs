@@ -12,7 +12,7 @@ use crate::format::catalog::{Root, SegmentEntry};
 use crate::format::segment::SegmentHeader;
 use crate::io::{FileName, Io};
 use crate::segments::{Ready, Segments};
-use crate::types::{Generation, Lsn, SegmentId, StoreId};
+use crate::types::{FileNo, Lsn, SegmentId, StoreId};
 
 /// A segment file.
 #[derive(Debug)]
@@ -24,12 +24,6 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whether the file is what a checkpoint's table describes: a segment put to use, in the
-    /// generation it names.
-    pub(super) fn is_generation_of(&self, entry: &SegmentEntry) -> bool {
-        self.header.as_ref().is_some_and(|header| header.generation == entry.generation)
-    }
-
     /// The file as one that can be put to use; `None` if it is not a whole segment.
     pub(super) fn as_ready(&self, format: FormatParams) -> Option<Ready> {
         let size = match &self.header {
@@ -39,112 +33,128 @@ impl Found {
         let whole = size.is_power_of_two()
             && size >= format.segment_bytes_min
             && u64::from(size) <= self.len;
-        let generation = self.header.as_ref().map_or(Generation(0), |header| header.generation);
-        whole.then_some(Ready { generation, size })
+        whole.then_some(Ready { size })
     }
 }
 
-/// Reads the headers of all segments.
-pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<BTreeMap<SegmentId, Found>> {
-    let failed = |operation, segment: Option<SegmentId>| {
-        let path = segment.map_or_else(
+/// All segment files.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) by_number: BTreeMap<FileNo, Found>,
+    by_segment: BTreeMap<SegmentId, FileNo>,
+}
+
+impl Files {
+    pub(super) fn headers(&self) -> impl Iterator<Item = &SegmentHeader> {
+        self.by_number.values().filter_map(|found| found.header.as_ref())
+    }
+
+    /// The header of a segment, if there is a file that holds it.
+    pub(super) fn header(&self, segment: SegmentId) -> Option<&SegmentHeader> {
+        self.by_number.get(self.by_segment.get(&segment)?)?.header.as_ref()
+    }
+}
+
+/// Reads the headers of all segment files.
+pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
+    let failed = |operation, file: Option<FileNo>| {
+        let path = file.map_or_else(
             || io.describe(),
-            |segment| format!("{}/{}", io.describe(), FileName::Segment(segment)),
+            |file| format!("{}/{}", io.describe(), FileName::Segment(file)),
         );
         move |source| Error::Io { operation, path, offset: None, source }
     };
-    let mut found = BTreeMap::new();
-    for segment in io.list_segments().map_err(failed("list", None))? {
-        let file = io.open(FileName::Segment(segment)).map_err(failed("open", Some(segment)))?;
-        let len = file.len().map_err(failed("find the length of", Some(segment)))?;
+    let mut files = Files::default();
+    for number in io.list_segments().map_err(failed("list", None))? {
+        let file = io.open(FileName::Segment(number)).map_err(failed("open", Some(number)))?;
+        let len = file.len().map_err(failed("find the length of", Some(number)))?;
         let header = if len < BLOCK_BYTES as u64 {
             None
         } else {
             let mut block = vec![0; BLOCK_BYTES];
-            file.read_at(0, &mut block).map_err(failed("read", Some(segment)))?;
-            SegmentHeader::decode(&block, segment, store)
-                .map_err(|malformed| corrupt(&**io, segment, 0, malformed.0))?
+            file.read_at(0, &mut block).map_err(failed("read", Some(number)))?;
+            SegmentHeader::decode(&block, number, store)
+                .map_err(|malformed| corrupt(&**io, number, 0, malformed.0))?
         };
-        if let Some(header) = &header
-            && u64::from(header.size) > len
-        {
-            let detail =
-                format!("it ends there, but its header says that it has {} bytes", header.size);
-            return Err(corrupt(&**io, segment, len, detail));
+        if let Some(header) = &header {
+            if u64::from(header.size) > len {
+                let detail =
+                    format!("it ends there, but its header says that it has {} bytes", header.size);
+                return Err(corrupt(&**io, number, len, detail));
+            }
+            if let Some(other) = files.by_segment.insert(header.segment, number) {
+                let detail = format!(
+                    "its header says that it is segment {}, as file {other} is",
+                    header.segment
+                );
+                return Err(corrupt(&**io, number, 0, detail));
+            }
         }
-        found.insert(segment, Found { len, header });
+        files.by_number.insert(number, Found { len, header });
     }
-    Ok(found)
+    Ok(files)
 }
 
-/// The segments that the checkpoint knows, with what was live in them at its cut, its own root
-/// included.
+/// The segments that the checkpoint knows, with what is live in them, its own root included.
 ///
 /// The root cannot count the record it is in, and was made before that record found its segment: so
-/// what it says of that segment may be old, or nothing.
+/// what it says of that segment may be too little, or nothing.
 pub(super) fn checkpoint_table(
-    found: &BTreeMap<SegmentId, Found>,
+    files: &Files,
     root: Option<&Root>,
     root_part: Option<StoredRef>,
 ) -> Vec<SegmentEntry> {
     let (Some(root), Some(part)) = (root, root_part) else { return Vec::new() };
     let mut table = root.segments.clone();
-    let at = match table.binary_search_by_key(&part.segment, |entry| entry.segment) {
-        Ok(at) => at,
+    match table.binary_search_by_key(&part.segment, |entry| entry.segment) {
+        Ok(at) => table[at].live_part_bytes += u64::from(part.len),
         Err(at) => {
-            let entry = SegmentEntry {
-                segment: part.segment,
-                generation: Generation(0),
-                size: 0,
-                is_ready: false,
-                live_page_bytes: 0,
-                live_part_bytes: 0,
-            };
-            table.insert(at, entry);
-            at
+            if let Some(header) = files.header(part.segment) {
+                let mut entry = entry_of(header);
+                entry.live_part_bytes = u64::from(part.len);
+                table.insert(at, entry);
+            }
         }
-    };
-    let entry = &mut table[at];
-    let header = found.get(&part.segment).and_then(|found| found.header.as_ref());
-    if !is_needed(entry)
-        && let Some(header) = header
-    {
-        entry.generation = header.generation;
-        entry.size = header.size;
     }
-    entry.is_ready = false;
-    entry.live_part_bytes += u64::from(part.len);
     table
 }
 
-fn is_needed(entry: &SegmentEntry) -> bool {
-    entry.live_page_bytes > 0 || entry.live_part_bytes > 0
+/// A segment in which nothing is live as far as is known.
+pub(super) fn entry_of(header: &SegmentHeader) -> SegmentEntry {
+    SegmentEntry {
+        segment: header.segment,
+        file: header.file,
+        size: header.size,
+        kind: header.kind,
+        live_page_bytes: 0,
+        live_part_bytes: 0,
+        born: header.first_lsn,
+    }
 }
 
-/// Restores the segments that the checkpoint needs, with what was live in them at its cut.
+/// Restores the segments that the checkpoint needs, with what is live in them.
 pub(super) fn restore_needed(
     segments: &Segments,
-    found: &BTreeMap<SegmentId, Found>,
+    files: &Files,
     table: &[SegmentEntry],
 ) -> Result<()> {
     for entry in table {
-        match found.get(&entry.segment) {
-            // Ready then, and not put to use since: as good as not known.
-            Some(found) if entry.is_ready && found.is_generation_of(entry) => {}
-            // Sealed before the log that is replayed; if it is not, the replay corrects that.
-            Some(found) if found.is_generation_of(entry) => {
+        match files.header(entry.segment) {
+            Some(header) if header.file == entry.file => {
+                // Sealed before the log that is replayed; if it is not, the replay corrects that.
                 segments.restore_in_use(entry, Lsn(0));
             }
-            _ if !is_needed(entry) => {}
-            other => {
-                let path =
-                    format!("{}/{}", segments.files.describe(), FileName::Segment(entry.segment));
-                let detail = match other.and_then(|found| found.header.as_ref()) {
-                    Some(header) => format!(
-                        "the checkpoint needs its generation {}, but it has {}",
-                        entry.generation, header.generation
+            // Nothing was in it, and it was put to use anew since.
+            _ if entry.live_page_bytes == 0 && entry.live_part_bytes == 0 => {}
+            _ => {
+                let path = segments.files.path_of(entry.file);
+                let found = files.by_number.get(&entry.file);
+                let detail = match found.map(|found| found.header.as_ref()) {
+                    Some(Some(header)) => format!(
+                        "the checkpoint needs segment {} of it, but it holds segment {}",
+                        entry.segment, header.segment
                     ),
-                    None if other.is_some() => "the checkpoint needs it, but it is empty".into(),
+                    Some(None) => "the checkpoint needs it, but it is empty".into(),
                     None => "the checkpoint needs it, but there is no such file".into(),
                 };
                 return Err(Error::Corrupt { path, offset: 0, detail });

@@ -1,0 +1,197 @@
+//! What checkpoints take of facets, and what they tell them.
+
+use std::sync::Arc;
+
+use super::history::{CapturedHistory, Edit, StoredHistory};
+use super::{Facet, State};
+use crate::format::StoredRef;
+use crate::format::catalog::FacetEntry;
+use crate::format::record;
+use crate::map::PageMap;
+use crate::types::FacetId;
+
+/// What a checkpoint takes of a changed facet.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) facet: Arc<Facet>,
+    pub(crate) entry: FacetEntry,
+    /// Page map and history; `None` if they were not in memory, and so are as the last checkpoint
+    /// has them (a facet that was only renamed).
+    pub(crate) content: Option<CapturedContent>,
+}
+
+#[derive(Debug)]
+pub(crate) struct CapturedContent {
+    pub(crate) map: PageMap,
+    /// The map of the last checkpoint.
+    pub(crate) before: PageMap,
+    /// The last checkpoint does not know the facet.
+    pub(crate) is_new: bool,
+    pub(crate) history: CapturedHistory,
+}
+
+/// What the last checkpoint has of a facet that is gone.
+#[derive(Debug)]
+pub(crate) struct Checkpointed {
+    pub(crate) facet: FacetId,
+    pub(crate) map: PageMap,
+    /// The root of the map, if that is not in memory, and its level.
+    pub(crate) root: Option<(StoredRef, u8)>,
+    pub(crate) edits: Vec<Arc<Edit>>,
+    pub(crate) history: StoredHistory,
+}
+
+impl Facet {
+    /// Notes that the next checkpoint has to write the facet, up to so many more of its pages'
+    /// nodes, and so many bytes of history.
+    pub(super) fn note_change(
+        self: &Arc<Self>,
+        state: &mut State,
+        pages: usize,
+        history_bytes: u64,
+    ) {
+        let is_new = !std::mem::replace(&mut state.is_changed, true);
+        let levels = u64::from(state.durable.map.levels()) + 1;
+        let added = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
+        let most = record::map_bytes_max(state.durable.meta.page_count);
+        let noted = state.noted_bytes.saturating_add(added).min(most).max(state.noted_bytes);
+        let more = noted - std::mem::replace(&mut state.noted_bytes, noted) + history_bytes;
+        if is_new || more > 0 {
+            self.core.with_changed(|changed| {
+                if is_new {
+                    changed.note_chunk(self.id, &state.name);
+                    changed.facets.push(Arc::clone(self));
+                }
+                changed.part_bytes += more;
+                self.core.segments.set_reserve(changed.part_bytes);
+            });
+        }
+    }
+
+    /// Checkpoint, at its cut: the durable state of a facet that changed. `None` if it was deleted.
+    pub(crate) fn capture(self: &Arc<Self>) -> Option<Captured> {
+        let mut state = self.state();
+        state.is_changed = false;
+        state.noted_bytes = 0;
+        if state.is_deleted {
+            return None;
+        }
+        let known = state.checkpoint.clone();
+        let (content, map_levels, map_root) = if state.is_loaded {
+            let newest = state.durable.meta.version;
+            let content = CapturedContent {
+                map: state.durable.map.clone(),
+                before: state.checkpoint_map.clone(),
+                is_new: known.is_none(),
+                history: state.history.capture(newest),
+            };
+            (Some(content), state.durable.map.levels(), None)
+        } else {
+            let last = known.as_ref().expect("what is not loaded is in a checkpoint");
+            (None, last.map_levels, last.map_root)
+        };
+        let entry = FacetEntry {
+            facet: self.id,
+            name: state.name.clone(),
+            meta: state.durable.meta,
+            family: self.family,
+            map_levels,
+            map_root,
+            history_from: known.as_ref().map_or_else(Default::default, |entry| entry.history_from),
+            history_bytes: if state.is_loaded {
+                state.history.bytes()
+            } else {
+                known.as_ref().map_or(0, |entry| entry.history_bytes)
+            },
+            history: known.and_then(|entry| entry.history),
+        };
+        Some(Captured { facet: Arc::clone(self), entry, content })
+    }
+
+    /// Checkpoint: what the last checkpoint said of a facet that has not changed since.
+    ///
+    /// # Panics
+    /// If the last checkpoint did not know it: every new facet is a changed one.
+    pub(crate) fn checkpoint_entry(&self) -> FacetEntry {
+        self.state().checkpoint.clone().expect("an unchanged facet is in the last checkpoint")
+    }
+
+    /// Checkpoint: it succeeded, with this entry; if it wrote content, with this map and these parts
+    /// of the history.
+    pub(crate) fn checkpointed(
+        &self,
+        entry: FacetEntry,
+        content: Option<(PageMap, StoredHistory)>,
+    ) {
+        let mut state = self.state();
+        state.checkpoint = Some(entry);
+        if let Some((map, history)) = content {
+            state.checkpoint_map = map;
+            state.history.saved(history);
+        }
+    }
+
+    /// A checkpoint failed: the facet has still to be written by the next one.
+    pub(crate) fn restore_change(self: &Arc<Self>, history: Option<CapturedHistory>) {
+        let mut state = self.state();
+        let page_count = state.durable.meta.page_count as usize;
+        let mut history_bytes = 0;
+        if let Some(history) = history {
+            history_bytes = history.added.iter().map(|edit| edit.note_bytes()).sum();
+            state.history.not_saved(history.left);
+        }
+        self.note_change(&mut state, page_count, history_bytes);
+    }
+
+    /// What the last checkpoint has of a facet that is gone; it is handed out once. If its history
+    /// cannot be read, the space of what was replaced is lost until the cleaner finds it.
+    pub(crate) fn take_checkpointed(&self) -> Checkpointed {
+        let has_history = {
+            let state = self.state();
+            !state.is_loaded
+                && state.checkpoint.as_ref().is_some_and(|entry| entry.history.is_some())
+        };
+        if has_history && let Err(error) = self.loaded().map(drop) {
+            tracing::warn!(%error, "what a deleted facet kept of its past cannot be counted out");
+        }
+        let mut state = self.state();
+        let bytes = state.history.bytes();
+        let (edits, history) = state.history.end();
+        self.core.history.sub(bytes);
+        let entry = state.checkpoint.take();
+        let root = entry.as_ref().filter(|_| !state.is_loaded);
+        let root = root.and_then(|entry| Some((entry.map_root?, entry.map_levels)));
+        state.is_loaded = true;
+        Checkpointed {
+            facet: self.id,
+            map: std::mem::take(&mut state.checkpoint_map),
+            root,
+            edits,
+            history,
+        }
+    }
+
+    /// Whether the last checkpoint has `reference` as what a commit replaced in page `page`.
+    pub(crate) fn is_in_history(&self, page: crate::types::PageNo, reference: StoredRef) -> bool {
+        let state = self.state();
+        state.history.counted().any(|edit| {
+            edit.pages.iter().any(|&(number, old)| {
+                number == page && old.is_some_and(|old| old.identity() == reference.identity())
+            })
+        })
+    }
+
+    /// Whether the last checkpoint has part of the facet's history there.
+    pub(crate) fn has_history_part(&self, reference: StoredRef) -> bool {
+        let state = self.state();
+        state.history.stored().references().any(|part| part.identity() == reference.identity())
+    }
+
+    /// The page map of the last checkpoint, in memory.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot), if it cannot be read.
+    pub(crate) fn checkpoint_map(&self) -> crate::Result<PageMap> {
+        Ok(self.loaded()?.checkpoint_map.clone())
+    }
+}
