@@ -70,7 +70,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use facet::{Facet, Restored, Snapshot, VersionInfo, Writer};
 pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo};
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
-pub use store::{Cleaned, FacetInfo, ForkFrom, QuotaInfo, Store, StoreStat};
+pub use store::{
+    Cleaned, FacetInfo, Finding, FindingKind, ForkFrom, QuotaInfo, Store, StoreStat,
+    VerifyProgress, VerifyReport,
+};
 pub use types::{
     FacetId, FileNo, Incarnation, Lsn, PageNo, PageSize, SegmentId, StoreId, Ticket, Version, View,
 };

@@ -8,7 +8,6 @@ use crate::format::StoredRef;
 use crate::format::catalog::FacetEntry;
 use crate::format::record;
 use crate::map::PageMap;
-use crate::types::FacetId;
 
 /// What a checkpoint takes of a changed facet.
 #[derive(Debug)]
@@ -33,7 +32,6 @@ pub(crate) struct CapturedContent {
 /// What the last checkpoint has of a facet that is gone.
 #[derive(Debug)]
 pub(crate) struct Checkpointed {
-    pub(crate) facet: FacetId,
     pub(crate) map: PageMap,
     /// The root of the map, if that is not in memory, and its level.
     pub(crate) root: Option<(StoredRef, u8)>,
@@ -162,36 +160,23 @@ impl Facet {
         let root = entry.as_ref().filter(|_| !state.is_loaded);
         let root = root.and_then(|entry| Some((entry.map_root?, entry.map_levels)));
         state.is_loaded = true;
-        Checkpointed {
-            facet: self.id,
-            map: std::mem::take(&mut state.checkpoint_map),
-            root,
-            edits,
-            history,
-        }
+        Checkpointed { map: std::mem::take(&mut state.checkpoint_map), root, edits, history }
     }
 
-    /// Whether the last checkpoint has `reference` as what a commit replaced in page `page`.
-    pub(crate) fn is_in_history(&self, page: crate::types::PageNo, reference: StoredRef) -> bool {
-        let state = self.state();
-        state.history.counted().any(|edit| {
-            edit.pages.iter().any(|&(number, old)| {
-                number == page && old.is_some_and(|old| old.identity() == reference.identity())
-            })
-        })
-    }
-
-    /// Whether the last checkpoint has part of the facet's history there.
-    pub(crate) fn has_history_part(&self, reference: StoredRef) -> bool {
-        let state = self.state();
-        state.history.stored().references().any(|part| part.identity() == reference.identity())
-    }
-
-    /// The page map of the last checkpoint, in memory.
+    /// What the last checkpoint has of the facet: its page map, what commits replaced, and where that
+    /// is noted. `None` if it does not know the facet.
     ///
     /// # Errors
     /// As [`snapshot`](Self::snapshot), if it cannot be read.
-    pub(crate) fn checkpoint_map(&self) -> crate::Result<PageMap> {
-        Ok(self.loaded()?.checkpoint_map.clone())
+    pub(crate) fn checkpoint_content(
+        &self,
+    ) -> crate::Result<Option<(PageMap, Vec<Arc<Edit>>, StoredHistory)>> {
+        let state = self.loaded()?;
+        if state.checkpoint.is_none() {
+            return Ok(None);
+        }
+        let edits = state.history.counted().cloned().collect();
+        let history = state.history.stored().clone();
+        Ok(Some((state.checkpoint_map.clone(), edits, history)))
     }
 }

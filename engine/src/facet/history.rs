@@ -93,18 +93,9 @@ pub(crate) struct CapturedHistory {
 
 impl History {
     /// A history as a checkpoint has it.
-    pub(super) fn restored(
-        edits: Vec<StoredEdit>,
-        index: Option<StoredRef>,
-        parts: Vec<HistoryPart>,
-        newest: Version,
-    ) -> Self {
-        let mut this = Self {
-            saved_before: newest,
-            captured_before: newest,
-            stored: StoredHistory { index, parts },
-            ..Self::default()
-        };
+    pub(super) fn restored(edits: Vec<StoredEdit>, stored: StoredHistory, newest: Version) -> Self {
+        let mut this =
+            Self { saved_before: newest, captured_before: newest, stored, ..Self::default() };
         for StoredEdit { meta, mut pages } in edits {
             if let Some(last) = this.edits.back_mut()
                 && last.meta.version == meta.version

@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 
-use super::history::{History, HistoryPart};
+use super::history::{History, HistoryPart, StoredHistory};
 use super::{Facet, State};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -60,9 +60,16 @@ impl Nodes<'_> {
     }
 
     fn history(&self, entry: &FacetEntry) -> Result<History> {
-        let Some(index) = entry.history else {
-            return Ok(History::restored(Vec::new(), None, Vec::new(), entry.meta.version));
-        };
+        let (edits, stored) = self.stored_history(entry)?;
+        Ok(History::restored(edits, stored, entry.meta.version))
+    }
+
+    /// What a checkpoint has of a facet's history, and where.
+    pub(crate) fn stored_history(
+        &self,
+        entry: &FacetEntry,
+    ) -> Result<(Vec<StoredEdit>, StoredHistory)> {
+        let Some(index) = entry.history else { return Ok(Default::default()) };
         let parts = self.read(index, |kind, payload| match kind {
             PartKind::HistoryIndex(_) => decode_history_index(payload),
             _ => Err(Malformed("it is not the index of a history")),
@@ -77,7 +84,7 @@ impl Nodes<'_> {
         edits.retain(|edit: &StoredEdit| edit.meta.version >= entry.history_from);
         let part = |(reference, newest)| HistoryPart { reference, newest };
         let parts = parts.into_iter().map(part).collect();
-        Ok(History::restored(edits, Some(index), parts, entry.meta.version))
+        Ok((edits, StoredHistory { index: Some(index), parts }))
     }
 }
 

@@ -14,11 +14,13 @@
 //! | 32 | 4 | incarnation |
 //! | 36 | 4 | number of records; their LSNs are consecutive |
 //! | 40 | 8 | LSN of the first record |
-//! | 48 | 8 | reserved |
+//! | 48 | 4 | kind of the segment it was written for, as in its header |
+//! | 52 | 4 | reserved |
 //! | 56 | 8 | durable-through LSN: all up to it was synced before this batch was written |
 //! | 64 | 32 | hash of the previous batch |
 //! | 96 | 32 | blake3 of bytes 0 to 95 and the records |
 
+use super::segment::SegmentKind;
 use super::{BLOCK_BYTES, Hash, Malformed, Reader};
 use crate::types::{Incarnation, Lsn, SegmentId, StoreId};
 
@@ -38,6 +40,7 @@ pub(crate) struct BatchHeader {
     pub(crate) segment: SegmentId,
     pub(crate) offset: u32,
     pub(crate) incarnation: Incarnation,
+    pub(crate) kind: SegmentKind,
     pub(crate) first_lsn: Lsn,
     pub(crate) record_count: u32,
     pub(crate) durable_through: Lsn,
@@ -62,7 +65,8 @@ impl BatchHeader {
             header.extend_from_slice(&value.to_le_bytes());
         }
         header.extend_from_slice(&self.first_lsn.0.to_le_bytes());
-        header.extend_from_slice(&[0; 8]);
+        header.extend_from_slice(&self.kind.encode().to_le_bytes());
+        header.extend_from_slice(&[0; 4]);
         header.extend_from_slice(&self.durable_through.0.to_le_bytes());
         header.extend_from_slice(&self.previous_hash);
         debug_assert_eq!(header.len(), HASH_AT);
@@ -109,10 +113,11 @@ impl UnverifiedBatch {
                 offset: reader.u32()?,
                 incarnation: Incarnation(reader.u32()?),
                 record_count: reader.u32()?,
-                first_lsn: {
-                    let lsn = Lsn(reader.u64()?);
-                    reader.reserved(8)?;
-                    lsn
+                first_lsn: Lsn(reader.u64()?),
+                kind: {
+                    let kind = SegmentKind::decode(reader.u32()?)?;
+                    reader.reserved(4)?;
+                    kind
                 },
                 durable_through: Lsn(reader.u64()?),
                 previous_hash: reader.array()?,
@@ -156,6 +161,7 @@ mod tests {
             segment: SegmentId(2),
             offset: 4096,
             incarnation: Incarnation(1),
+            kind: SegmentKind::Log,
             first_lsn: Lsn(10),
             record_count: 2,
             durable_through: Lsn(9),

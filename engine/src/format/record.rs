@@ -72,17 +72,18 @@
 //! | 28 | 4 | reserved |
 //! | 32 | … | for each: new facet (8), source (8), the source's newest version (8), version the new facet begins with (40, see `catalog.rs`), number of pages in which that differs from the source's newest (4), bytes of the name (2), reserved (2), those pages: number (4), reserved (4), reference (16; zeros: never written), name, padded with zeros to a multiple of 8 |
 //!
-//! Kind 6, *survivor*: a page record or checkpoint part that the cleaner moved, byte by byte. Only in
+//! Kind 6, *survivors*: page records and checkpoint parts that the cleaner moved, byte by byte. Only in
 //! segments of survivors.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 16 | 16 | the reference that leads to it, as it is everywhere |
-//! | 32 | … | what was there |
+//! | 16 | 4 | number of survivors |
+//! | 20 | 4 | reserved |
+//! | 24 | … | for each: segment (4) and slot (4) where it was first written, then what was there |
 
 use super::catalog::{self, ChunkNo, VersionMeta, decode_name, name_len};
 use super::page::UnverifiedPage;
-use super::{Malformed, Reader, SLOT_BYTES, StoredRef, pad, stored_len};
+use super::{Identity, Malformed, Reader, SLOT_BYTES, StoredRef, pad, stored_len};
 use crate::name::FacetName;
 use crate::types::{FacetId, Incarnation, Lsn, PageNo, PageSize, SegmentId, Version};
 
@@ -91,7 +92,7 @@ const SPILL: u8 = 2;
 const CATALOG: u8 = 3;
 const PART: u8 = 4;
 const FORK: u8 = 5;
-const SURVIVOR: u8 = 6;
+const SURVIVORS: u8 = 6;
 
 /// Bytes of the header of every record.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -100,8 +101,9 @@ const REFERRED_BYTES: usize = 24;
 const PART_FIXED_BYTES: usize = 24;
 const FORK_FIXED_BYTES: usize = 16;
 const FORK_ENTRY_BYTES: usize = 72;
-/// Bytes of a survivor record before what was moved.
-pub(crate) const SURVIVOR_FIXED_BYTES: usize = HEADER_BYTES + StoredRef::BYTES;
+/// Bytes of a survivors record before the first survivor, and of each before what was moved.
+pub(crate) const SURVIVORS_FIXED_BYTES: usize = HEADER_BYTES + 8;
+pub(crate) const SURVIVOR_FIXED_BYTES: usize = 8;
 
 /// What a commit says besides its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,11 +303,21 @@ pub(crate) fn fork_bytes_max(facets: usize, pages: usize) -> usize {
     HEADER_BYTES + FORK_FIXED_BYTES + facets * entry + pages * REFERRED_BYTES
 }
 
-/// Starts a survivor record; `reference.len` bytes must follow.
-pub(crate) fn start_survivor(lsn: Lsn, reference: StoredRef, out: &mut Vec<u8>) -> usize {
-    let start = start(SURVIVOR, lsn, out);
-    StoredRef::encode(Some(reference), out);
+/// Starts a survivors record: `count` of [`push_survivor`] must follow, then [`finish`].
+pub(crate) fn start_survivors(lsn: Lsn, count: usize, out: &mut Vec<u8>) -> usize {
+    let start = start(SURVIVORS, lsn, out);
+    out.extend_from_slice(&stored_len(count).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
     start
+}
+
+/// Appends a survivor; returns where in `out` what was moved is now.
+pub(crate) fn push_survivor(identity: Identity, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(&identity.segment.0.to_le_bytes());
+    out.extend_from_slice(&identity.slot.to_le_bytes());
+    let at = out.len();
+    out.extend_from_slice(bytes);
+    at
 }
 
 /// Bytes of a checkpoint part with that payload.
@@ -467,7 +479,7 @@ pub(crate) fn decode_all(
             CATALOG => Record::Catalog(decode_catalog(body)?),
             FORK => Record::Fork(decode_fork(body)?),
             SPILL | PART => Record::Other,
-            SURVIVOR => return Err(Malformed("a survivor is in the log")),
+            SURVIVORS => return Err(Malformed("survivors are in the log")),
             _ => return Err(Malformed("a record's kind is unknown")),
         });
         Ok(())
@@ -501,8 +513,8 @@ pub(crate) struct Item<'a> {
     pub(crate) at: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) crc: u32,
-    /// A survivor's reference; `None` for what is where it was first written.
-    pub(crate) moved: Option<StoredRef>,
+    /// Where a survivor was first written; `None` for what is still there.
+    pub(crate) moved: Option<Identity>,
     pub(crate) kind: ItemKind,
 }
 
@@ -547,19 +559,17 @@ pub(crate) fn items(
                 items.push(Item { at, bytes, crc: part.crc, moved: None, kind });
                 Ok(())
             }
-            SURVIVOR => {
+            SURVIVORS => {
                 let mut reader = Reader::new(body);
-                let reference = StoredRef::decode(&mut reader)?
-                    .ok_or(Malformed("a survivor has no reference"))?;
-                let bytes = reader.take(reference.len as usize)?;
-                let kind = match split(bytes) {
-                    Ok((header, body)) if header.kind == PART && header.len == bytes.len() => {
-                        ItemKind::Part(UnverifiedPart::parse(body)?.verify()?.0)
-                    }
-                    _ => page_kind(bytes)?,
-                };
-                let (at, crc) = (at + SURVIVOR_FIXED_BYTES, reference.crc);
-                items.push(Item { at, bytes, crc, moved: Some(reference), kind });
+                let count = reader.u32()?;
+                reader.reserved(4)?;
+                for _ in 0..count {
+                    let segment = SegmentId(reader.u32()?);
+                    let moved = Some(Identity { segment, slot: reader.u32()? });
+                    let at = body_at + (body.len() - reader.remaining());
+                    let (crc, kind, len) = survivor(&records[at..at + reader.remaining()])?;
+                    items.push(Item { at, bytes: reader.take(len)?, crc, moved, kind });
+                }
                 Ok(())
             }
             CATALOG | FORK => Ok(()),
@@ -567,6 +577,21 @@ pub(crate) fn items(
         }
     })?;
     Ok(items)
+}
+
+/// What a survivor is, and how long.
+fn survivor(bytes: &[u8]) -> Result<(u32, ItemKind, usize), Malformed> {
+    // Where a part has its kind and its length, a page record has the number of its page and the
+    // length of its payload, which is never that of the record.
+    if let Ok((header, body)) = split(bytes)
+        && header.kind == PART
+        && let Ok(part) = UnverifiedPart::parse(body)
+        && let Ok((kind, _)) = part.verify()
+    {
+        return Ok((part.crc, ItemKind::Part(kind), header.len));
+    }
+    let page = UnverifiedPage::parse(bytes)?;
+    Ok((page.crc, page_kind(bytes)?, page.len))
 }
 
 fn page_kind(bytes: &[u8]) -> Result<ItemKind, Malformed> {
@@ -769,18 +794,15 @@ mod tests {
         let page_kind = ItemKind::Page { facet: FacetId(5), page: PageNo(9) };
         assert_eq!(kinds, [page_kind, ItemKind::Part(node)]);
         let mut moved = Vec::new();
-        for (lsn, item) in (0..).map(Lsn).zip(&found) {
-            let reference = StoredRef {
-                segment: SegmentId(1),
-                slot: 1,
-                len: stored_len(item.bytes.len()),
-                crc: item.crc,
-            };
-            let start = start_survivor(lsn, reference, &mut moved);
-            moved.extend_from_slice(item.bytes);
-            finish(start, &mut moved);
+        let start = start_survivors(Lsn(0), found.len(), &mut moved);
+        for item in &found {
+            let identity = Identity { segment: SegmentId(1), slot: 1 };
+            let at = push_survivor(identity, item.bytes, &mut moved);
+            assert!(at.is_multiple_of(SLOT_BYTES));
         }
-        let moved_items = items(&moved, Lsn(0), 2).unwrap();
+        finish(start, &mut moved);
+        let moved_items = items(&moved, Lsn(0), 1).unwrap();
+        assert_eq!(moved_items.len(), found.len());
         for (before, after) in found.iter().zip(&moved_items) {
             assert_eq!(
                 (before.kind, before.bytes, before.crc),

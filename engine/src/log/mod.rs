@@ -22,7 +22,7 @@ pub(crate) use writer::LogWriter;
 use crate::error::{Error, Result};
 use crate::format::BLOCK_BYTES;
 use crate::segments::{Purpose, Segments};
-use crate::types::{Lsn, Ticket};
+use crate::types::{Lsn, SegmentId, Ticket};
 use buffer::Buffer;
 
 /// Figures since the store was opened.
@@ -199,6 +199,12 @@ impl Log {
         *in_flight = true;
         drop(in_flight);
         Lead { log: self, writer: self.writer.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Where the log goes on, if that is in `segment`, in bytes.
+    pub(crate) fn active_end(&self, segment: SegmentId) -> Option<u32> {
+        let position = self.lead().writer().position();
+        (position.segment == Some(segment)).then_some(position.offset)
     }
 
     /// Makes all that was appended before the call durable.

@@ -261,6 +261,7 @@ impl LogWriter {
             segment: active.segment,
             offset: active.offset,
             incarnation: self.incarnation,
+            kind: SegmentKind::Log,
             first_lsn: self.next_lsn,
             record_count: stored_len(count),
             durable_through,

@@ -134,11 +134,11 @@ impl Forwards {
         (all, self.by_segment.len())
     }
 
-    /// Hands every live forward to `each`: what it is of, and where that is.
-    pub(crate) fn for_each_live(&self, mut each: impl FnMut(Identity, Identity)) {
+    /// Hands what every live forward is of to `each`.
+    pub(crate) fn for_each_live(&self, mut each: impl FnMut(Identity)) {
         for (&segment, moved) in &self.by_segment {
             for forward in moved.forwards.iter().filter(|forward| forward.is_live) {
-                each(Identity { segment, slot: forward.slot }, forward.now);
+                each(Identity { segment, slot: forward.slot });
             }
         }
     }

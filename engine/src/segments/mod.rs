@@ -81,6 +81,14 @@ impl LiveChanges {
         *self.pages.entry(place).or_default() += sign * i64::from(len);
     }
 
+    /// Bytes counted in a segment: of pages, and of checkpoint parts.
+    pub(crate) fn of(&self, segment: SegmentId) -> (u64, u64) {
+        let bytes = |counts: &FxHashMap<SegmentId, i64>| {
+            u64::try_from(counts.get(&segment).copied().unwrap_or(0)).unwrap_or(0)
+        };
+        (bytes(&self.pages), bytes(&self.parts))
+    }
+
     /// The same for a checkpoint part.
     pub(crate) fn part(&mut self, place: SegmentId, len: u32, sign: i64) {
         *self.parts.entry(place).or_default() += sign * i64::from(len);
@@ -271,26 +279,44 @@ impl Segments {
         }
     }
 
-    /// Takes the largest ready segment for survivors of at most `bytes_max`, if there is one of which
-    /// commits are in no need.
-    pub(crate) fn take_for_survivors(&self, bytes_max: u64, born: Lsn) -> Option<Taken> {
-        let mut table = self.table();
-        let enough = table.ready.iter().filter(|(_, ready)| usable_bytes(ready.size) >= bytes_max);
-        let found = enough.min_by_key(|(_, ready)| ready.size);
-        let found = found.or_else(|| table.ready.iter().max_by_key(|(_, ready)| ready.size));
-        let (file, ready) = found.map(|(&file, &ready)| (file, ready))?;
-        let taken = self.take_file(&mut table, file, ready, SegmentKind::Survivors, born);
-        table.in_use.get_mut(&taken.segment)?.sealed_at = Some(Lsn(0));
-        Some(taken)
+    /// Takes a ready segment in which `bytes` of survivors fit after the header; `None` if there is
+    /// none, and none can be made, of which a checkpoint is in no need.
+    pub(crate) fn take_for_survivors(&self, bytes: u64, born: Lsn) -> Option<Taken> {
+        let fits = |ready: &Ready| usable_bytes(ready.size) >= bytes;
+        for is_second_try in [false, true] {
+            let mut table = self.table();
+            let wanted = self.size_wanted(&table);
+            let fitting = || table.ready.iter().filter(|(_, ready)| fits(ready));
+            let large = fitting().filter(|(_, ready)| ready.size >= wanted);
+            let found = large.min_by_key(|(_, ready)| ready.size);
+            let found = found.or_else(|| fitting().max_by_key(|(_, ready)| ready.size));
+            if let Some((file, ready)) = found.map(|(&file, &ready)| (file, ready)) {
+                let mut left = table.ready.clone();
+                left.remove(&file);
+                if self.room.is_enough_for_checkpoint(&left) {
+                    return Some(self.take_file(
+                        &mut table,
+                        file,
+                        ready,
+                        SegmentKind::Survivors,
+                        born,
+                    ));
+                }
+            }
+            let ready = table.ready.len();
+            drop(table);
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let is_done = |table: &Table| table.ready.len() > ready;
+            if is_second_try || self.make(bytes, Make::Reserved, is_done).is_err() {
+                return None;
+            }
+        }
+        None
     }
 
-    /// A segment that was taken and holds nothing: nothing has led to it yet.
-    pub(crate) fn give_back(&self, taken: Taken) {
-        self.files.forget(taken.segment);
-        let mut table = self.table();
-        table.in_use.remove(&taken.segment);
-        table.ready.insert(taken.file, Ready { size: taken.size });
-        self.room.publish(&table.ready);
+    /// What a segment holds.
+    pub(crate) fn kind(&self, segment: SegmentId) -> SegmentKind {
+        self.table().in_use.get(&segment).map_or(SegmentKind::Log, |entry| entry.kind)
     }
 
     fn take_file(
@@ -496,14 +522,6 @@ impl Segments {
                 .live_part_bytes
                 .checked_add_signed(*delta)
                 .expect("a segment has no fewer than 0 live bytes of checkpoint parts");
-        }
-    }
-
-    /// Nothing that is live is in `segment` any more: the cleaner has looked at all of it.
-    pub(crate) fn set_empty(&self, segment: SegmentId) {
-        if let Some(entry) = self.table().in_use.get_mut(&segment) {
-            entry.live_page_bytes = 0;
-            entry.live_part_bytes = 0;
         }
     }
 

@@ -115,6 +115,14 @@ impl Room {
         parts + parts / 64 + CHECKPOINT_BYTES_MIN
     }
 
+    /// Whether the checkpoint that is due still finds room when only `ready` is left.
+    pub(super) fn is_enough_for_checkpoint(&self, ready: &BTreeMap<FileNo, Ready>) -> bool {
+        let bytes = usize::try_from(self.reserve_bytes()).unwrap_or(usize::MAX / 4);
+        let demand =
+            Demand { buffered_bytes: bytes, record_bytes: 0, purpose: Purpose::Checkpoint };
+        is_enough_in(ready, self.active_bytes(), demand, 0)
+    }
+
     /// Whether commits still find room when only `ready` is left.
     pub(super) fn would_be_enough(&self, ready: &BTreeMap<FileNo, Ready>, bytes: usize) -> bool {
         let demand = Demand { buffered_bytes: bytes, record_bytes: 0, purpose: Purpose::Commit };

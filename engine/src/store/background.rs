@@ -91,8 +91,17 @@ fn flush(shared: &Shared, stopping: &AtomicBool) {
 }
 
 fn maintain(shared: &Shared, stopping: &AtomicBool) {
+    // Cleaning writes so many bytes a second, and more the further space is beyond bounds.
+    let mut pace = |bytes: usize, urgency: f64| {
+        let per_second = shared.core.tunables.clean_bytes_per_second.max(1);
+        #[expect(clippy::cast_precision_loss, reason = "a pace, not a count")]
+        let seconds = bytes as f64 / (per_second as f64 * urgency.powi(8));
+        if seconds.is_finite() && seconds > 0.0 && !stopping.load(Ordering::Acquire) {
+            thread::park_timeout(Duration::from_secs_f64(seconds.min(1.0)));
+        }
+    };
     while !stopping.load(Ordering::Acquire) {
-        match shared.maintain() {
+        match shared.maintain(&mut pace) {
             Ok(true) => {}
             Ok(false) => thread::park_timeout(MAINTENANCE_INTERVAL),
             Err(error @ (Error::Poisoned { .. } | Error::Closed)) => {

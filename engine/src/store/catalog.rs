@@ -94,6 +94,13 @@ impl Slot {
             Self::Open(facet) => facet.id(),
         }
     }
+
+    fn for_checkpoint(&self) -> ChunkSlot {
+        match self {
+            Self::Cold(cold) => ChunkSlot::Cold(cold.entry()),
+            Self::Open(facet) => ChunkSlot::Open(Arc::clone(facet)),
+        }
+    }
 }
 
 /// What a checkpoint writes of a facet that is in a chunk it writes.
@@ -205,14 +212,15 @@ impl Catalog {
         }
     }
 
+    /// A facet, open or as the last checkpoint has it.
+    pub(crate) fn slot_of(&self, id: FacetId) -> Option<ChunkSlot> {
+        self.slot(id).map(Slot::for_checkpoint)
+    }
+
     /// The facets of a chunk, in order of id.
     pub(crate) fn chunk(&self, chunk: ChunkNo) -> Vec<ChunkSlot> {
         let slots = self.by_id.get(&chunk).map_or(&[][..], Vec::as_slice);
-        let slot = |slot: &Slot| match slot {
-            Slot::Cold(cold) => ChunkSlot::Cold(cold.entry()),
-            Slot::Open(facet) => ChunkSlot::Open(Arc::clone(facet)),
-        };
-        slots.iter().map(slot).collect()
+        slots.iter().map(Slot::for_checkpoint).collect()
     }
 
     /// Facets that are open.
@@ -261,11 +269,6 @@ impl Catalog {
             Slot::Open(_) => 0,
         };
         self.by_id.values().flatten().map(bytes).sum()
-    }
-
-    /// Every facet as the last checkpoint has it (cold), or open.
-    pub(crate) fn all(&self) -> impl Iterator<Item = ChunkSlot> {
-        self.by_id.keys().flat_map(|&chunk| self.chunk(chunk))
     }
 
     /// Forgets all but the entries of facets that nobody uses.

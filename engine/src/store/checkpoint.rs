@@ -96,6 +96,7 @@ impl Shared {
         match &result {
             Ok(()) => {
                 self.checkpoints.fetch_add(1, Ordering::Relaxed);
+                self.reset_emptied();
                 let (nodes, pages) = checkpointer.references.len();
                 self.shared_references.store((nodes + pages) as u64, Ordering::Relaxed);
                 let position = checkpointer.superblock.current.replay;

@@ -5,11 +5,13 @@ mod catalog;
 mod checkpoint;
 mod cleaner;
 mod fork;
+mod holders;
 mod limits;
 mod recovery;
 mod references;
 mod settings;
 mod superblock;
+mod verify;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -18,9 +20,10 @@ use background::Threads;
 use catalog::Catalog;
 use checkpoint::Checkpointer;
 pub use cleaner::Cleaned;
-use cleaner::Cleaning;
+use cleaner::{Cleaning, Pace, Urge};
 pub use fork::ForkFrom;
 pub use limits::QuotaInfo;
+pub use verify::{Finding, FindingKind, VerifyProgress, VerifyReport};
 
 use crate::config::{Background, StoreOptions};
 use crate::core::{Changed, Core};
@@ -361,7 +364,18 @@ impl Store {
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint).
     pub fn maintain(&self) -> Result<bool> {
-        self.shared.maintain()
+        self.shared.maintain(&mut |_, _| ())
+    }
+
+    /// Moves together what is live in segments that are partly garbage, as much as one pass does,
+    /// however much space is used; a checkpoint then makes the emptied segments ready. Background
+    /// work does this by itself when space is beyond
+    /// [`space_percent_max`](crate::Tunables::space_percent_max).
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn clean(&self) -> Result<Cleaned> {
+        self.shared.clean(Urge::Space, &mut |_, _| ())
     }
 
     /// Figures as of now.
@@ -491,7 +505,7 @@ impl Shared {
         })
     }
 
-    fn maintain(&self) -> Result<bool> {
+    fn maintain(&self, pace: Pace<'_>) -> Result<bool> {
         let core = &self.core;
         core.log.check_usable()?;
         // A commit was refused for lack of space: a checkpoint may find some, or the cleaner.
@@ -500,7 +514,7 @@ impl Shared {
                 self.checkpoint()?;
                 return Ok(true);
             }
-            if self.clean(true)?.segments > 0 {
+            if self.clean(Urge::Space, pace)?.segments > 0 {
                 self.checkpoint()?;
                 return Ok(true);
             }
@@ -525,7 +539,12 @@ impl Shared {
         if core.segments.trim()? || self.trim_histories()? {
             return Ok(true);
         }
-        Ok(self.clean(false)?.segments > 0)
+        let cleaned = self.clean(Urge::Routine, pace)?.segments > 0;
+        if self.is_emptied(!cleaned) {
+            self.checkpoint()?;
+            return Ok(true);
+        }
+        Ok(cleaned)
     }
 
     /// Lets go of history that has become too old, now and then; says whether it found any.

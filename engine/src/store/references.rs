@@ -74,6 +74,12 @@ impl References {
         identities.iter().filter_map(|identity| self.nodes.get(identity))
     }
 
+    /// Everything that is shared, with the number of its holders.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Identity, u32)> {
+        let nodes = self.nodes.iter().map(|(&identity, node)| (identity, node.holders));
+        nodes.chain(self.pages.iter().map(|(&identity, page)| (identity, page.holders)))
+    }
+
     /// Shared nodes and pages there are.
     pub(crate) fn len(&self) -> (usize, usize) {
         (self.nodes.len(), self.pages.len())
@@ -466,78 +472,5 @@ fn page_at(pages: &[PageRef], at: usize) -> Option<StoredRef> {
         None | Some(PageRef::Absent) => None,
         Some(PageRef::Stored(reference)) => Some(*reference),
         Some(PageRef::Pending(_)) => panic!("a durable map has no pending page"),
-    }
-}
-
-/// Answers, for the cleaner, whether something is held. Reads maps of facets as it needs them.
-pub(crate) struct Holders<'a> {
-    pub(crate) references: &'a References,
-    pub(crate) core: &'a Core,
-    pub(crate) name: &'a FacetName,
-}
-
-impl Holders<'_> {
-    /// Whether page `index` (from 0) of a map written for `owner` is held through a shared node.
-    pub(crate) fn is_page_below_shared(
-        &self,
-        owner: FacetId,
-        index: u32,
-        identity: Identity,
-    ) -> crate::Result<bool> {
-        self.any_below_shared(owner, index, 0, |map_page| {
-            map_page.is_some_and(|page| page.identity() == identity)
-        })
-    }
-
-    /// Whether node `index` of `level` is held through a shared node, or is one.
-    pub(crate) fn is_node_below_shared(
-        &self,
-        owner: FacetId,
-        level: u8,
-        index: u32,
-        identity: Identity,
-    ) -> crate::Result<bool> {
-        if self.references.node(identity).is_some() {
-            return Ok(true);
-        }
-        self.any_below_shared(owner, index, level + 1, |node| {
-            node.is_some_and(|node| node.identity() == identity)
-        })
-    }
-
-    /// Descends from each shared node of `owner` to where a reference at `level` (pages: 0; leaves:
-    /// 1…) of that number would be, and asks `is_it`.
-    fn any_below_shared(
-        &self,
-        owner: FacetId,
-        index: u32,
-        level: u8,
-        is_it: impl Fn(Option<StoredRef>) -> bool,
-    ) -> crate::Result<bool> {
-        const SHIFT: u32 = crate::format::catalog::NODE_REFS.trailing_zeros();
-        for shared in self.references.nodes_of(owner) {
-            // A shared node of level `l` refers to things of level `l` as counted here.
-            if shared.level < level {
-                continue;
-            }
-            let distance = u32::from(shared.level - level) + 1;
-            let above = u64::from(index) >> (SHIFT * distance);
-            if above != u64::from(shared.index) {
-                continue;
-            }
-            let mut reference = Some(shared.reference);
-            for step in (0..distance).rev() {
-                let Some(node) = reference else { break };
-                let source = Nodes { core: self.core, facet: self.name };
-                let (_, children) = source.node(node)?;
-                let slot = (u64::from(index) >> (SHIFT * step)) as usize
-                    % crate::format::catalog::NODE_REFS;
-                reference = children.get(slot).copied().flatten();
-            }
-            if is_it(reference) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }

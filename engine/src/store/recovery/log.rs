@@ -347,6 +347,7 @@ impl Follower<'_> {
             while offset < end {
                 let spot = Spot { store, file, segment: None, offset, end };
                 if let Some((header, _, _)) = spot.batch(self.segments)?
+                    && header.kind == SegmentKind::Log
                     && header.incarnation == self.superblock.incarnation
                     && (header.first_lsn > expected || header.durable_through >= expected)
                 {
