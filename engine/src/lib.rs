@@ -66,7 +66,7 @@ pub use config::{Background, FormatParams, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
 pub use facet::{Facet, Snapshot, Writer};
-pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo};
+pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo, WriteSyncError};
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{FacetInfo, Store, StoreStat};
 pub use types::{

@@ -104,6 +104,28 @@ pub trait Io: Send + Sync + Debug {
     fn sync_directory(&self) -> io::Result<()>;
 }
 
+/// Why [`IoFile::write_and_sync`] failed: the half that did, and what the operating system said.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteSyncError {
+    /// Not everything was written. Nothing may be assumed about what was.
+    #[error("write: {0}")]
+    Write(#[source] io::Error),
+    /// Everything was written, and may or may not be durable.
+    #[error("sync: {0}")]
+    Sync(#[source] io::Error),
+}
+
+impl WriteSyncError {
+    /// The operation that failed, `write` or `sync`, and its error.
+    #[must_use]
+    pub fn into_parts(self) -> (&'static str, io::Error) {
+        match self {
+            Self::Write(error) => ("write", error),
+            Self::Sync(error) => ("sync", error),
+        }
+    }
+}
+
 /// Writes `len` bytes of zeros from the start of a file.
 pub(crate) fn fill(file: &(impl IoFile + ?Sized), len: u64) -> io::Result<()> {
     static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -153,4 +175,15 @@ pub trait IoFile: Send + Sync + Debug {
     /// As the operating system has them; what was written since the last good sync is then lost or
     /// not, nobody knows, and a second try proves nothing.
     fn sync(&self) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset` and then makes all writes to this file durable: what
+    /// [`write_at`](Self::write_at) followed by [`sync`](Self::sync) does, and unless there is a
+    /// quicker way, just these two.
+    ///
+    /// # Errors
+    /// As the two have them.
+    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteSyncError> {
+        self.write_at(offset, bytes).map_err(WriteSyncError::Write)?;
+        self.sync().map_err(WriteSyncError::Sync)
+    }
 }
