@@ -6,6 +6,7 @@
 
 mod memory;
 mod posix;
+mod uring;
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 pub use memory::MemoryIo;
 pub use posix::PosixIo;
+pub use uring::UringIo;
 
 use crate::types::SegmentId;
 
@@ -53,6 +55,11 @@ pub enum DirectoryState {
 pub trait Io: Send + Sync + Debug {
     /// The directory, for messages.
     fn describe(&self) -> String;
+
+    /// What does the work: `posix`, `io_uring`, `memory`, or `custom` for files of others.
+    fn backend(&self) -> &'static str {
+        "custom"
+    }
 
     /// What is in the directory.
     ///

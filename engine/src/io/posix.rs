@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,11 +35,30 @@ impl PosixIo {
     fn path(&self, name: FileName) -> PathBuf {
         self.directory.join(name.to_string())
     }
+
+    pub(super) fn open_file(&self, name: FileName) -> io::Result<PosixFile> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        Ok(PosixFile { file })
+    }
+
+    pub(super) fn create_file(&self, name: FileName) -> io::Result<PosixFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(name))?;
+        Ok(PosixFile { file })
+    }
 }
 
 impl Io for PosixIo {
     fn describe(&self) -> String {
         self.directory.display().to_string()
+    }
+
+    fn backend(&self) -> &'static str {
+        "posix"
     }
 
     fn inspect(&self) -> io::Result<DirectoryState> {
@@ -90,18 +110,11 @@ impl Io for PosixIo {
     }
 
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
-        Ok(Arc::new(PosixFile { file }))
+        Ok(Arc::new(self.open_file(name)?))
     }
 
     fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.path(name))?;
-        Ok(Arc::new(PosixFile { file }))
+        Ok(Arc::new(self.create_file(name)?))
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
@@ -127,8 +140,14 @@ impl Io for PosixIo {
 }
 
 #[derive(Debug)]
-struct PosixFile {
-    file: File,
+pub(super) struct PosixFile {
+    pub(super) file: File,
+}
+
+impl AsFd for PosixFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl IoFile for PosixFile {
