@@ -9,7 +9,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `types`, `name`, `error`, `config`, `env` | units, names, errors, settings, the outside world |
-//! | `io` | files behind one trait: the operating system's (POSIX, io_uring), and in memory |
+//! | `io` | files behind one trait: the operating system's (POSIX, io_uring), in memory, and changes in memory over others |
 //! | `format` | every byte on disk, each with one owner |
 //! | `map` | page maps: persistent trees of page references |
 //! | `segments` | segment files, what is live in them, room for new data |
@@ -66,7 +66,9 @@ pub use config::{Background, FormatParams, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
 pub use facet::{Facet, Snapshot, Writer};
-pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo, UringIo, WriteSyncError};
+pub use io::{
+    DirectoryState, FileName, Io, IoFile, MemoryIo, OverlayIo, PosixIo, UringIo, WriteSyncError,
+};
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{FacetInfo, Store, StoreStat};
 pub use types::{

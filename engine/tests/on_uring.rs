@@ -7,6 +7,8 @@
 mod checkpoint;
 #[path = "full_disk.rs"]
 mod full_disk;
+#[path = "overlay.rs"]
+mod overlay;
 #[path = "publication.rs"]
 mod publication;
 #[path = "recovery.rs"]

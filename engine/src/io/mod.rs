@@ -5,6 +5,7 @@
 //! are interchangeable.
 
 mod memory;
+mod overlay;
 mod posix;
 mod uring;
 
@@ -13,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use memory::MemoryIo;
+pub use overlay::OverlayIo;
 pub use posix::PosixIo;
 pub use uring::UringIo;
 
@@ -56,7 +58,7 @@ pub trait Io: Send + Sync + Debug {
     /// The directory, for messages.
     fn describe(&self) -> String;
 
-    /// What does the work: `posix`, `io_uring`, `memory`, or `custom` for files of others.
+    /// What does the work: `posix`, `io_uring`, `memory`, `overlay`, or `custom` for files of others.
     fn backend(&self) -> &'static str {
         "custom"
     }
@@ -80,11 +82,31 @@ pub trait Io: Send + Sync + Debug {
     /// As the operating system has them.
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>>;
 
+    /// Takes the store's lock for reading, changing nothing: others may have it for reading too, and
+    /// nobody otherwise. `None` if somebody has. Where a store that was never locked cannot be
+    /// locked without a change, there is nothing to take. Unless there is a weaker lock, it is
+    /// [`lock`](Self::lock).
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn lock_shared(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        self.lock()
+    }
+
     /// Opens a file that exists, for reading and writing.
     ///
     /// # Errors
     /// `NotFound`, or as the operating system has them.
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>>;
+
+    /// Opens a file that exists, for reading: writing to it may fail. Unless there is a difference,
+    /// it is [`open`](Self::open).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) has them.
+    fn open_read_only(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
+        self.open(name)
+    }
 
     /// Creates a file of no bytes; one that is there is emptied.
     ///

@@ -102,15 +102,27 @@ impl Io for PosixIo {
             .truncate(false)
             .write(true)
             .open(self.directory.join(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        held(file.try_lock(), file)
+    }
+
+    fn lock_shared(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        let file = match File::open(self.directory.join(LOCK)) {
+            Ok(file) => file,
+            // Whoever opens a store creates the file first, so nobody has it open.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(Box::new(())));
+            }
+            Err(error) => return Err(error),
+        };
+        held(file.try_lock_shared(), file)
     }
 
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
         Ok(Arc::new(self.open_file(name)?))
+    }
+
+    fn open_read_only(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
+        Ok(Arc::new(PosixFile { file: File::open(self.path(name))? }))
     }
 
     fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
@@ -136,6 +148,15 @@ impl Io for PosixIo {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(self.directory.join(SEGMENTS))?.sync_all()?;
         File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// What comes of trying to lock `file`.
+fn held(tried: Result<(), TryLockError>, file: File) -> io::Result<Option<Box<dyn Send + Sync>>> {
+    match tried {
+        Ok(()) => Ok(Some(Box::new(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

@@ -78,8 +78,16 @@ impl Io for UringIo {
         self.posix.lock()
     }
 
+    fn lock_shared(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        self.posix.lock_shared()
+    }
+
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
         Ok(self.file(self.posix.open_file(name)?))
+    }
+
+    fn open_read_only(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
+        self.posix.open_read_only(name)
     }
 
     fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
