@@ -9,7 +9,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `types`, `name`, `error`, `config`, `env` | units, names, errors, settings, the outside world |
-//! | `io` | files behind one trait: the operating system's, and in memory |
+//! | `io` | files behind one trait: the operating system's (POSIX, io_uring), in memory, and changes in memory over others |
 //! | `format` | every byte on disk, each with one owner |
 //! | `map` | page maps: persistent trees of page references |
 //! | `segments` | segment files, what is live in them, room for new data |
@@ -30,7 +30,7 @@
 //!     Environment, FacetName, MemoryIo, PageNo, PageSize, Store, StoreOptions, View,
 //! };
 //!
-//! // `Environment::posix("directory")` keeps the store in files.
+//! // `Environment::system("directory")` keeps the store in files.
 //! let environment = Environment::with_io(Arc::new(MemoryIo::new()));
 //! let store = Store::open(environment, StoreOptions::create())?;
 //! let facet = store.create_facet(&FacetName::new("tenants/acme")?)?;
@@ -68,7 +68,9 @@ pub use config::{Background, FormatParams, Retention, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
 pub use facet::{Facet, Restored, Snapshot, VersionInfo, Writer};
-pub use io::{DirectoryState, FileName, Io, IoFile, MemoryIo, PosixIo};
+pub use io::{
+    DirectoryState, FileName, Io, IoFile, MemoryIo, OverlayIo, PosixIo, UringIo, WriteSyncError,
+};
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{
     Cleaned, FacetInfo, Finding, FindingKind, ForkFrom, QuotaInfo, Store, StoreStat,

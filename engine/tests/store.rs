@@ -1,26 +1,29 @@
-//! The store through its public interface, on files in memory.
+//! The store through its public interface.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
+
+mod support;
 
 use std::sync::Arc;
 
 use lapidary_engine::{
-    Background, Environment, Error, ErrorKind, Facet, FacetName, FormatParams, MemoryIo, PageNo,
-    PageSize, Store, StoreOptions, Tunables, Version, View,
+    Background, Environment, Error, ErrorKind, Facet, FacetName, FormatParams, PageNo, PageSize,
+    Store, StoreOptions, Tunables, Version, View,
 };
+use support::Disk;
 
 fn name(text: &str) -> FacetName {
     FacetName::new(text).unwrap()
 }
 
-fn open(io: &MemoryIo) -> Arc<Store> {
+fn open(io: &Disk) -> Arc<Store> {
     let options = StoreOptions {
         create: true,
         format: FormatParams { segment_bytes_min: 64 << 10, segment_bytes_max: 1 << 20 },
         tunables: Tunables { spill_bytes: 64 << 10, ..Tunables::default() },
         background: Background::Manual,
     };
-    Store::open(Environment::with_io(Arc::new(io.clone())), options).unwrap()
+    Store::open(Environment::with_io(io.io()), options).unwrap()
 }
 
 fn size(bytes: usize) -> PageSize {
@@ -45,7 +48,7 @@ fn read(facet: &Arc<Facet>, view: View, page: u32) -> u8 {
 
 #[test]
 fn latest_and_durable() {
-    let store = open(&MemoryIo::new());
+    let store = open(&Disk::new());
     let facet = store.create_facet(&name("a")).unwrap();
     write(&facet, 1, 1);
     store.flush().unwrap();
@@ -63,7 +66,7 @@ fn latest_and_durable() {
 
 #[test]
 fn one_writer_from_the_latest_version() {
-    let store = open(&MemoryIo::new());
+    let store = open(&Disk::new());
     let facet = store.create_facet(&name("a")).unwrap();
     let old = facet.snapshot(View::Latest).unwrap();
     let writer = facet.begin_write(&old).unwrap();
@@ -77,7 +80,7 @@ fn one_writer_from_the_latest_version() {
 
 #[test]
 fn everything_is_there_after_reopening() {
-    let io = MemoryIo::new();
+    let io = Disk::new();
     for round in 0..12u8 {
         let store = open(&io);
         for number in 0..100u32 {
@@ -104,7 +107,7 @@ fn everything_is_there_after_reopening() {
 
 #[test]
 fn space_of_overwritten_and_deleted_pages_comes_back() {
-    let io = MemoryIo::new();
+    let io = Disk::new();
     let store = open(&io);
     let facets: Vec<_> =
         (0..10).map(|n| store.create_facet(&name(&format!("f{n}"))).unwrap()).collect();
@@ -142,7 +145,7 @@ fn space_of_overwritten_and_deleted_pages_comes_back() {
 
 #[test]
 fn a_pinned_version_keeps_its_pages() {
-    let io = MemoryIo::new();
+    let io = Disk::new();
     let store = open(&io);
     let facet = store.create_facet(&name("a")).unwrap();
     for page in 1..=50 {
@@ -175,7 +178,7 @@ fn a_pinned_version_keeps_its_pages() {
 
 #[test]
 fn large_transactions_spill() {
-    let io = MemoryIo::new();
+    let io = Disk::new();
     let store = open(&io);
     let facet = store.create_facet(&name("big")).unwrap();
     let mut writer = facet.begin_write_latest().unwrap();
@@ -212,7 +215,7 @@ fn large_transactions_spill() {
 
 #[test]
 fn content_is_cut_into_pages_of_another_size() {
-    let store = open(&MemoryIo::new());
+    let store = open(&Disk::new());
     let facet = store.create_facet(&name("a")).unwrap();
     let content: Vec<u8> = (0..40 * 1024u32).map(|at| (at / 100 % 251) as u8).collect();
     for (from, to) in [(1024, 4096), (4096, 512), (512, 65536), (65536, 2048)] {
@@ -242,7 +245,7 @@ fn content_is_cut_into_pages_of_another_size() {
 
 #[test]
 fn names_and_subtrees() {
-    let io = MemoryIo::new();
+    let io = Disk::new();
     let store = open(&io);
     for text in ["a", "a/b", "a/b/c", "a-b", "ab", "z"] {
         store.create_facet(&name(text)).unwrap();
@@ -274,7 +277,7 @@ fn names_and_subtrees() {
 
 #[test]
 fn a_deleted_facet_refuses_its_handles() {
-    let store = open(&MemoryIo::new());
+    let store = open(&Disk::new());
     let facet = store.create_facet(&name("a")).unwrap();
     write(&facet, 1, 1);
     let mut writer = facet.begin_write_latest().unwrap();
@@ -290,8 +293,8 @@ fn a_deleted_facet_refuses_its_handles() {
 
 #[test]
 fn locked_missing_and_closed() {
-    let io = MemoryIo::new();
-    let environment = || Environment::with_io(Arc::new(io.clone()));
+    let io = Disk::new();
+    let environment = || Environment::with_io(io.io());
     let missing = Store::open(environment(), StoreOptions::default()).unwrap_err();
     assert!(matches!(missing, Error::Missing { .. }));
     let store = Store::open(environment(), StoreOptions::create()).unwrap();
@@ -306,8 +309,8 @@ fn locked_missing_and_closed() {
 
 #[test]
 fn threads_share_flushes() {
-    let io = MemoryIo::new();
-    let environment = Environment::with_io(Arc::new(io));
+    let io = Disk::new();
+    let environment = Environment::with_io(io.io());
     let store = Store::open(environment, StoreOptions::create()).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4u8 {

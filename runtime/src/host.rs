@@ -61,7 +61,7 @@ impl Host {
     /// A directory that is not a store, is locked by another process, is damaged or was written by a
     /// newer release; a setting out of range; a thread that cannot be started.
     pub fn open(path: impl AsRef<Path>, config: HostConfig) -> Result<Self> {
-        Self::open_in(Environment::posix(path), config)
+        Self::open_in(Environment::system(path), config)
     }
 
     /// Opens a store in an environment of the caller's, such as files in memory.

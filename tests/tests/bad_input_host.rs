@@ -121,10 +121,17 @@ fn a_full_disk() {
     match SmallDisk::mount(directory.path()) {
         Some(_mounted) => {
             println!("on a file system of 6 MiB");
-            let ballast = directory.path().join("ballast");
-            std::fs::write(&ballast, vec![1; 3 << 20]).unwrap();
-            let store = directory.path().join("store");
-            fill(&|| Environment::posix(&store), || std::fs::remove_file(&ballast).unwrap());
+            for name in ["posix", "system"] {
+                let ballast = directory.path().join("ballast");
+                std::fs::write(&ballast, vec![1; 3 << 20]).unwrap();
+                let store = directory.path().join(name);
+                let environment = || match name {
+                    "posix" => Environment::posix(&store),
+                    _ => Environment::system(&store),
+                };
+                fill(&environment, || std::fs::remove_file(&ballast).unwrap());
+                std::fs::remove_dir_all(&store).unwrap();
+            }
         }
         None => println!("no permission to mount a small file system: simulated only"),
     }

@@ -100,7 +100,7 @@ fn killed_again_and_again() {
 
 /// Opens the store and checks every facet; `newest` is then what is really there.
 fn check_store(path: &Path, newest: &mut [u32; FACETS], ahead_max: u32, round: u32) {
-    let store = Store::open(Environment::posix(path), StoreOptions::create())
+    let store = Store::open(Environment::system(path), StoreOptions::create())
         .unwrap_or_else(|error| panic!("round {round}: {error}"));
     let vfs_name = format!("after-kill-{round}");
     let registration = Registration::register(&vfs_name, store, VfsOptions::default()).unwrap();

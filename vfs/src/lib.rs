@@ -10,7 +10,7 @@
 //! use lapidary_vfs::{Registration, VfsOptions};
 //! use rusqlite::{Connection, OpenFlags};
 //!
-//! // Environment::posix("path/of/the/store") keeps it in files.
+//! // Environment::system("path/of/the/store") keeps it in files.
 //! let environment = Environment::with_io(Arc::new(MemoryIo::new()));
 //! let store = Store::open(environment, StoreOptions::create())?;
 //! let registration = Registration::register("lapidary", store, VfsOptions::default())?;

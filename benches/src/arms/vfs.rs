@@ -34,7 +34,7 @@ impl Vfs {
         let started = Instant::now();
         let mut options = StoreOptions::create();
         options.tunables.log_buffers = setting.cpus.len();
-        let store = Store::open(Environment::posix(&setting.directory), options).doing(doing)?;
+        let store = Store::open(Environment::system(&setting.directory), options).doing(doing)?;
         let registration =
             Registration::register(VFS_NAME, Arc::clone(&store), VfsOptions::default())
                 .doing(doing)?;

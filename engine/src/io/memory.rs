@@ -36,6 +36,10 @@ impl Io for MemoryIo {
         "(memory)".to_owned()
     }
 
+    fn backend(&self) -> &'static str {
+        "memory"
+    }
+
     fn inspect(&self) -> io::Result<DirectoryState> {
         let found = self.files(|files| files.contains_key(&FileName::Superblock));
         Ok(if found { DirectoryState::Store } else { DirectoryState::Empty })

@@ -5,14 +5,18 @@
 //! are interchangeable.
 
 mod memory;
+mod overlay;
 mod posix;
+mod uring;
 
 use std::fmt::{self, Debug};
 use std::io;
 use std::sync::Arc;
 
 pub use memory::MemoryIo;
+pub use overlay::OverlayIo;
 pub use posix::PosixIo;
+pub use uring::UringIo;
 
 use crate::types::FileNo;
 
@@ -54,6 +58,11 @@ pub trait Io: Send + Sync + Debug {
     /// The directory, for messages.
     fn describe(&self) -> String;
 
+    /// What does the work: `posix`, `io_uring`, `memory`, `overlay`, or `custom` for files of others.
+    fn backend(&self) -> &'static str {
+        "custom"
+    }
+
     /// What is in the directory.
     ///
     /// # Errors
@@ -73,11 +82,31 @@ pub trait Io: Send + Sync + Debug {
     /// As the operating system has them.
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>>;
 
+    /// Takes the store's lock for reading, changing nothing: others may have it for reading too, and
+    /// nobody otherwise. `None` if somebody has. Where a store that was never locked cannot be
+    /// locked without a change, there is nothing to take. Unless there is a weaker lock, it is
+    /// [`lock`](Self::lock).
+    ///
+    /// # Errors
+    /// As the operating system has them.
+    fn lock_shared(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        self.lock()
+    }
+
     /// Opens a file that exists, for reading and writing.
     ///
     /// # Errors
     /// `NotFound`, or as the operating system has them.
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>>;
+
+    /// Opens a file that exists, for reading: writing to it may fail. Unless there is a difference,
+    /// it is [`open`](Self::open).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) has them.
+    fn open_read_only(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
+        self.open(name)
+    }
 
     /// Creates a file of no bytes; one that is there is emptied.
     ///
@@ -102,6 +131,28 @@ pub trait Io: Send + Sync + Debug {
     /// # Errors
     /// As the operating system has them.
     fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// Why [`IoFile::write_and_sync`] failed: the half that did, and what the operating system said.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteSyncError {
+    /// Not everything was written. Nothing may be assumed about what was.
+    #[error("write: {0}")]
+    Write(#[source] io::Error),
+    /// Everything was written, and may or may not be durable.
+    #[error("sync: {0}")]
+    Sync(#[source] io::Error),
+}
+
+impl WriteSyncError {
+    /// The operation that failed, `write` or `sync`, and its error.
+    #[must_use]
+    pub fn into_parts(self) -> (&'static str, io::Error) {
+        match self {
+            Self::Write(error) => ("write", error),
+            Self::Sync(error) => ("sync", error),
+        }
+    }
 }
 
 /// Writes `len` bytes of zeros from the start of a file.
@@ -153,4 +204,15 @@ pub trait IoFile: Send + Sync + Debug {
     /// As the operating system has them; what was written since the last good sync is then lost or
     /// not, nobody knows, and a second try proves nothing.
     fn sync(&self) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset` and then makes all writes to this file durable: what
+    /// [`write_at`](Self::write_at) followed by [`sync`](Self::sync) does, and unless there is a
+    /// quicker way, just these two.
+    ///
+    /// # Errors
+    /// As the two have them.
+    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteSyncError> {
+        self.write_at(offset, bytes).map_err(WriteSyncError::Write)?;
+        self.sync().map_err(WriteSyncError::Sync)
+    }
 }

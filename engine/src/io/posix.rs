@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,11 +35,30 @@ impl PosixIo {
     fn path(&self, name: FileName) -> PathBuf {
         self.directory.join(name.to_string())
     }
+
+    pub(super) fn open_file(&self, name: FileName) -> io::Result<PosixFile> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        Ok(PosixFile { file })
+    }
+
+    pub(super) fn create_file(&self, name: FileName) -> io::Result<PosixFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(name))?;
+        Ok(PosixFile { file })
+    }
 }
 
 impl Io for PosixIo {
     fn describe(&self) -> String {
         self.directory.display().to_string()
+    }
+
+    fn backend(&self) -> &'static str {
+        "posix"
     }
 
     fn inspect(&self) -> io::Result<DirectoryState> {
@@ -82,26 +102,31 @@ impl Io for PosixIo {
             .truncate(false)
             .write(true)
             .open(self.directory.join(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        held(file.try_lock(), file)
+    }
+
+    fn lock_shared(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        let file = match File::open(self.directory.join(LOCK)) {
+            Ok(file) => file,
+            // Whoever opens a store creates the file first, so nobody has it open.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(Box::new(())));
+            }
+            Err(error) => return Err(error),
+        };
+        held(file.try_lock_shared(), file)
     }
 
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
-        Ok(Arc::new(PosixFile { file }))
+        Ok(Arc::new(self.open_file(name)?))
+    }
+
+    fn open_read_only(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
+        Ok(Arc::new(PosixFile { file: File::open(self.path(name))? }))
     }
 
     fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.path(name))?;
-        Ok(Arc::new(PosixFile { file }))
+        Ok(Arc::new(self.create_file(name)?))
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
@@ -126,9 +151,24 @@ impl Io for PosixIo {
     }
 }
 
+/// What comes of trying to lock `file`.
+fn held(tried: Result<(), TryLockError>, file: File) -> io::Result<Option<Box<dyn Send + Sync>>> {
+    match tried {
+        Ok(()) => Ok(Some(Box::new(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 #[derive(Debug)]
-struct PosixFile {
-    file: File,
+pub(super) struct PosixFile {
+    pub(super) file: File,
+}
+
+impl AsFd for PosixFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl IoFile for PosixFile {

@@ -275,8 +275,10 @@ impl LogWriter {
         let failed = |operation, source| {
             io_error(&segments.files, operation, header.segment, Some(write_at), source)
         };
-        active.file.write_at(write_at, &self.batch).map_err(|error| failed("write", error))?;
-        active.file.sync().map_err(|error| failed("sync", error))?;
+        active.file.write_and_sync(write_at, &self.batch).map_err(|error| {
+            let (operation, source) = error.into_parts();
+            failed(operation, source)
+        })?;
 
         active.offset += stored_len(self.batch.len() - start);
         segments.set_active_room(active.size - active.offset);

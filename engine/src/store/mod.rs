@@ -146,6 +146,8 @@ pub struct StoreStat {
     pub recovered_bytes: u64,
     /// All up to this LSN is durable.
     pub durable_lsn: Lsn,
+    /// What does the work on files; see [`Io::backend`](crate::Io::backend).
+    pub io_backend: &'static str,
 }
 
 impl Store {
@@ -405,6 +407,7 @@ impl Store {
             checkpoints: self.shared.checkpoints.load(Ordering::Relaxed),
             recovered_bytes: self.shared.recovered_bytes,
             durable_lsn: self.durable_lsn(),
+            io_backend: core.environment.io.backend(),
         }
     }
 

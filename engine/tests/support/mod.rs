@@ -1,18 +1,23 @@
-//! A disk in memory that fails on demand, and short forms of what the tests do all the time.
+//! Disks, one of which fails on demand, and short forms of what the tests do all the time.
+//!
+//! The same tests run on every kind of files: `on_posix.rs` and `on_uring.rs` include the others.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use lapidary_engine::{
     Background, DirectoryState, Environment, Facet, FacetName, FileName, FileNo, FormatParams, Io,
-    IoFile, MemoryIo, PageNo, PageSize, Result, Store, StoreOptions, Tunables, View,
+    IoFile, MemoryIo, PageNo, PageSize, PosixIo, Result, Store, StoreOptions, Tunables, UringIo,
+    View, WriteSyncError,
 };
+use tempfile::TempDir;
 
 /// How long a test waits for another thread before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,14 +29,67 @@ pub(crate) const BLOCK_BYTES: usize = 4096;
 /// What all files of a store hold.
 pub(crate) type Image = BTreeMap<FileName, Vec<u8>>;
 
-/// A disk in memory. Clones share it, so that a store can be closed and opened again.
+/// A directory on files of the kind that the test's binary is named for, in memory if for none.
+/// Clones share it, so that a store can be closed and opened again.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    io: Arc<dyn Io>,
+}
+
+thread_local! {
+    /// The directories of a test's disks: they are removed when its thread ends.
+    static DIRECTORIES: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        let files: fn(&TempDir) -> Arc<dyn Io> = match env!("CARGO_CRATE_NAME") {
+            "on_posix" => |directory| Arc::new(PosixIo::new(directory.path())),
+            "on_uring" => uring_or_note,
+            _ => return Self { io: Arc::new(MemoryIo::new()) },
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let io = files(&directory);
+        io.create_directory().unwrap();
+        DIRECTORIES.with_borrow_mut(|directories| directories.push(directory));
+        Self { io }
+    }
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn io(&self) -> Arc<dyn Io> {
+        Arc::clone(&self.io)
+    }
+}
+
+/// Where the kernel refuses io_uring, the tests of it run on POSIX files, and say so.
+fn uring_or_note(directory: &TempDir) -> Arc<dyn Io> {
+    static NOTED: Once = Once::new();
+    match UringIo::new(directory.path()) {
+        Ok(uring) => Arc::new(uring),
+        Err(error) => {
+            NOTED.call_once(|| {
+                // Past the capture of what tests print: who reads the results has to know.
+                let note = format!("\nnote: no io_uring here ({error}): tested on POSIX files\n");
+                let _ = io::stderr().write_all(note.as_bytes());
+            });
+            Arc::new(PosixIo::new(directory.path()))
+        }
+    }
+}
+
+/// A disk that fails on demand. Clones share it, so that a store can be closed and opened again.
 ///
 /// Fault model: space can run out, writes of the superblock can be torn, reads can take as long as
 /// the test likes. What a power loss takes is up to the test, which puts another disk together from
 /// [images](Self::image).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FaultyIo {
-    memory: MemoryIo,
+    files: Disk,
     faults: Arc<Faults>,
 }
 
@@ -48,18 +106,18 @@ impl FaultyIo {
     pub(crate) fn holding(image: &Image) -> Self {
         let disk = Self::default();
         for (&name, content) in image {
-            disk.memory.create(name).unwrap().write_at(0, content).unwrap();
+            disk.files.io.create(name).unwrap().write_at(0, content).unwrap();
         }
         disk
     }
 
     /// What was written, whether or not it was synced: what a process that is killed leaves.
     pub(crate) fn image(&self) -> Image {
-        let segments = self.memory.list_segments().unwrap();
+        let segments = self.files.io.list_segments().unwrap();
         let names = segments.into_iter().map(FileName::Segment).chain([FileName::Superblock]);
         names
             .map(|name| {
-                let file = self.memory.open(name).unwrap();
+                let file = self.files.io.open(name).unwrap();
                 let mut content = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
                 file.read_at(0, &mut content).unwrap();
                 (name, content)
@@ -106,28 +164,28 @@ impl Io for FaultyIo {
     }
 
     fn inspect(&self) -> io::Result<DirectoryState> {
-        self.memory.inspect()
+        self.files.io.inspect()
     }
 
     fn create_directory(&self) -> io::Result<()> {
-        self.memory.create_directory()
+        self.files.io.create_directory()
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        self.memory.lock()
+        self.files.io.lock()
     }
 
     fn open(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
-        Ok(self.file(name, self.memory.open(name)?))
+        Ok(self.file(name, self.files.io.open(name)?))
     }
 
     fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
-        Ok(self.file(name, self.memory.create(name)?))
+        Ok(self.file(name, self.files.io.create(name)?))
     }
 
     fn remove(&self, name: FileName) -> io::Result<()> {
-        let freed = self.memory.open(name)?.len()?;
-        self.memory.remove(name)?;
+        let freed = self.files.io.open(name)?.len()?;
+        self.files.io.remove(name)?;
         if let Some(free) = &mut *self.faults.free_bytes.lock().unwrap() {
             *free += freed;
         }
@@ -135,11 +193,11 @@ impl Io for FaultyIo {
     }
 
     fn list_segments(&self) -> io::Result<Vec<FileNo>> {
-        self.memory.list_segments()
+        self.files.io.list_segments()
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.memory.sync_directory()
+        self.files.io.sync_directory()
     }
 }
 
@@ -175,6 +233,18 @@ impl IoFile for FaultyFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
+    }
+
+    // As the two above, in a way that leaves it to the files below how to do it.
+    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> std::result::Result<(), WriteSyncError> {
+        if self.name == FileName::Superblock {
+            self.write_at(offset, bytes).map_err(WriteSyncError::Write)?;
+            return self.sync().map_err(WriteSyncError::Sync);
+        }
+        let len = self.file.len().map_err(WriteSyncError::Write)?;
+        let growth = (offset + bytes.len() as u64).saturating_sub(len);
+        self.disk.grow(growth).map_err(WriteSyncError::Write)?;
+        self.file.write_and_sync(offset, bytes)
     }
 }
 

@@ -83,7 +83,7 @@ fn host_turns(host: &Host, thread: usize, facets: usize) -> Outcome {
 }
 
 fn through_vfs(directory: &str, facets: usize) -> Outcome {
-    let store = Store::open(Environment::posix(directory), options())?;
+    let store = Store::open(Environment::system(directory), options())?;
     let registration = Registration::register("kill", store, VfsOptions::default())?;
     thread::scope(|scope| {
         let registration = &registration;
@@ -120,7 +120,7 @@ fn vfs_turns(registration: &Arc<Registration>, thread: usize, facets: usize) -> 
 }
 
 fn hold_lock(directory: &str) -> Outcome {
-    let store = Store::open(Environment::posix(directory), StoreOptions::create())?;
+    let store = Store::open(Environment::system(directory), StoreOptions::create())?;
     let mut out = io::stdout().lock();
     out.write_all(b"locked\n")?;
     out.flush()?;
