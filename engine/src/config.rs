@@ -59,8 +59,9 @@ pub struct Tunables {
     /// commit. Default 8 MiB.
     pub spill_bytes: usize,
     /// Log bytes after which a checkpoint is taken, and so the most that recovery replays
-    /// (roughly). Default 256 MiB; a store with less live data takes them as often as it writes
-    /// that much, but not more often than every 16 MiB.
+    /// (roughly). Default 256 MiB; a store takes them as often as it writes a thirty-second of what is
+    /// live, so that the log since the last one takes little space, but not more often than every
+    /// 16 MiB.
     pub checkpoint_log_bytes: u64,
     /// Segment files kept open for reading. Default 256.
     pub open_segments_max: usize,
@@ -72,8 +73,9 @@ pub struct Tunables {
     /// Default: no bound.
     pub history_bytes_max: u64,
     /// Space that segments may take for each 100 bytes that are live, in percent; above it the
-    /// cleaner moves live data together. Default 118, so that with what is kept ready and the log
-    /// since the last checkpoint a store stays within 125. A lower number costs more writing.
+    /// cleaner moves live data together. Default 115, so that with what is kept ready and the log
+    /// since the last checkpoint a store of some size stays within 125. A lower number costs more
+    /// writing.
     pub space_percent_max: u32,
     /// Bytes a second that the cleaner writes at most while space is within bounds; it goes faster
     /// the further the store is beyond them. Default 64 MiB.
@@ -91,7 +93,7 @@ impl Default for Tunables {
             open_segments_max: 256,
             retention: Retention::OFF,
             history_bytes_max: u64::MAX,
-            space_percent_max: 118,
+            space_percent_max: 115,
             clean_bytes_per_second: 64 << 20,
         }
     }

@@ -137,9 +137,14 @@ pub(crate) struct Segments {
 /// How fast the log takes segments, on the clock of [`Segments::fill_ahead`].
 #[derive(Debug, Default)]
 struct Pace {
-    /// Segments taken, counted by [`Segments::take`].
+    /// Segments taken, counted by [`Segments::take`], and their bytes.
     taken: u64,
+    taken_bytes: u64,
     seen: u64,
+    /// How much of the log is written, at most a second ago.
+    bytes_per_second: u64,
+    second: u64,
+    second_bytes: u64,
     last_ns: u64,
     busy_until_ns: u64,
 }
@@ -147,6 +152,15 @@ struct Pace {
 impl Pace {
     /// The log is busy if it takes segments less than an interval apart.
     fn is_busy(&mut self, now_ns: u64) -> bool {
+        let second = now_ns / 1_000_000_000;
+        let bytes = self.taken_bytes - self.second_bytes;
+        if second != self.second {
+            let seconds = second.saturating_sub(self.second).max(1);
+            (self.second, self.second_bytes) = (second, self.taken_bytes);
+            self.bytes_per_second = bytes / seconds;
+        } else {
+            self.bytes_per_second = self.bytes_per_second.max(bytes);
+        }
         if self.seen != self.taken {
             if self.seen > 0 && now_ns.saturating_sub(self.last_ns) < FILL_INTERVAL_NS {
                 self.busy_until_ns = now_ns + FILL_INTERVAL_NS;
@@ -162,6 +176,9 @@ impl Pace {
 /// flushes are large, so that what a flush to new blocks costs more is little to each commit, while
 /// filling would double what is written.
 const FILL_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Segments that the log should not need more than of in a second.
+const SEGMENTS_PER_SECOND: u64 = 16;
 
 /// Most of the reserve that one new segment is made for.
 const RESERVE_BYTES_PER_SEGMENT: usize = 1 << 20;
@@ -252,11 +269,15 @@ impl Segments {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Size that a new segment should have: an eighth of what is in use, within the format's bounds.
+    /// Size that a new segment should have, within the format's bounds: little of what is in use, so
+    /// that a few that are ready or half empty take little space; but not so little that the log needs
+    /// a new one all the time.
     fn size_wanted(&self, table: &Table) -> u32 {
+        const SHARE: u64 = 128;
         let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
-        let eighth = u32::try_from(in_use / 8).unwrap_or(u32::MAX / 2).max(1);
-        eighth
+        let wanted = (in_use / SHARE).max(self.pace().bytes_per_second / SEGMENTS_PER_SECOND);
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX / 2).max(1);
+        wanted
             .checked_next_power_of_two()
             .unwrap_or(self.format.segment_bytes_max)
             .clamp(self.format.segment_bytes_min, self.format.segment_bytes_max)
@@ -330,7 +351,9 @@ impl Segments {
         table.ready.remove(&file);
         self.room.publish(&table.ready);
         if kind == SegmentKind::Log {
-            self.pace().taken += 1;
+            let mut pace = self.pace();
+            pace.taken += 1;
+            pace.taken_bytes += u64::from(ready.size);
         }
         table.last_segment = SegmentId(table.last_segment.0 + 1);
         let segment = table.last_segment;
@@ -591,33 +614,32 @@ impl Segments {
         self.room.publish(&table.ready);
     }
 
-    /// Removes a file that is ready, if there are more than the log and the cleaner will need soon;
-    /// says whether it did.
-    pub(crate) fn trim(&self) -> Result<bool> {
+    /// Removes a file that is ready, if there are more than the log and the cleaner will need soon, or
+    /// one that is much larger than they will; says whether it did.
+    pub(crate) fn trim(&self, now_ns: u64) -> Result<bool> {
         let closed = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if *closed {
             return Err(Error::Closed);
         }
+        let is_busy = self.pace().is_busy(now_ns);
         let file = {
             let mut table = self.table();
             let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
-            let wanted = self.size_wanted(&table);
+            let wanted = u64::from(self.size_wanted(&table));
             let ready: u64 = table.ready.values().map(|ready| u64::from(ready.size)).sum();
-            let keep = (in_use / READY_SHARE).max(READY_SEGMENTS_MIN * u64::from(wanted));
-            // Small ones first: large ones serve every purpose.
-            let smallest = table.ready.iter().min_by_key(|(_, ready)| ready.size);
-            let Some((file, size)) = smallest.map(|(&file, ready)| (file, ready.size)) else {
+            let count = if is_busy { READY_SEGMENTS_BUSY_MIN } else { READY_SEGMENTS_MIN };
+            let keep = (in_use / READY_SHARE).max(count * wanted);
+            let largest = table.ready.iter().max_by_key(|(_, ready)| ready.size);
+            let Some((file, size)) = largest.map(|(&file, ready)| (file, u64::from(ready.size)))
+            else {
                 return Ok(false);
             };
-            if ready - u64::from(size) < keep {
+            let is_too_many = table.ready.len() as u64 > count && ready - size >= keep;
+            let is_too_large = !is_busy && size > (2 * wanted).max(in_use / READY_SHARE);
+            if !is_too_many && !is_too_large {
                 return Ok(false);
             }
-            let mut left = table.ready.clone();
-            left.remove(&file);
-            if !self.room.would_be_enough(&left, wanted as usize) {
-                return Ok(false);
-            }
-            table.ready = left;
+            table.ready.remove(&file);
             self.room.publish(&table.ready);
             file
         };
@@ -648,9 +670,10 @@ impl Segments {
 }
 
 /// More ready bytes than this share of what is in use are given back to the file system…
-const READY_SHARE: u64 = 16;
-/// …unless they are fewer segments than this.
+const READY_SHARE: u64 = 32;
+/// …unless they are fewer segments than this, or this while the log is busy.
 const READY_SEGMENTS_MIN: u64 = 4;
+const READY_SEGMENTS_BUSY_MIN: u64 = 6;
 
 fn is_settled(
     segment: SegmentId,

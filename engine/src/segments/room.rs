@@ -123,12 +123,6 @@ impl Room {
         is_enough_in(ready, self.active_bytes(), demand, 0)
     }
 
-    /// Whether commits still find room when only `ready` is left.
-    pub(super) fn would_be_enough(&self, ready: &BTreeMap<FileNo, Ready>, bytes: usize) -> bool {
-        let demand = Demand { buffered_bytes: bytes, record_bytes: 0, purpose: Purpose::Commit };
-        is_enough_in(ready, 0, demand, 2 * self.reserve_bytes())
-    }
-
     pub(super) fn is_enough(&self, demand: Demand) -> bool {
         demand.purpose == Purpose::Commit
             && with_overhead(demand.record_bytes) <= self.record_bytes_max.load(Ordering::Acquire)

@@ -143,6 +143,7 @@ impl Shared {
             moved: Moved::default(),
             pace,
             urgency: if urge == Urge::Space { f64::INFINITY } else { urgency },
+            needed: if urge == Urge::Space { u64::MAX } else { taken - bound - slack },
         };
         let outputs = std::mem::take(&mut self.cleaning().outputs);
         let (outputs, result) = pass.run(&checkpointer, &victims, outputs);
@@ -244,6 +245,8 @@ struct Pass<'a> {
     moved: Moved,
     pace: Pace<'a>,
     urgency: f64,
+    /// Bytes that are to be won.
+    needed: u64,
 }
 
 /// How looking at a victim ended.
@@ -265,7 +268,8 @@ impl Pass<'_> {
     ) -> ([Option<Output>; 2], Result<()>) {
         let mut holders = Holders::new(self.shared, checkpointer);
         for victim in victims {
-            if self.moved.bytes >= PASS_BYTES {
+            let won = self.moved.emptied_bytes.saturating_sub(self.moved.bytes);
+            if self.moved.bytes >= PASS_BYTES || won >= self.needed {
                 break;
             }
             let result = self.empty(&mut holders, victim, &mut outputs);

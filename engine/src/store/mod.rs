@@ -61,6 +61,9 @@ pub struct Store {
 /// Log bytes after which a checkpoint is taken even of a small store, unless fewer are configured.
 const CHECKPOINT_LOG_BYTES_MIN: u64 = 16 << 20;
 
+/// Share of what is live that is written between two checkpoints, unless that is very little.
+const CHECKPOINT_LIVE_SHARE: u64 = 32;
+
 /// What the store's threads share with it.
 #[derive(Debug)]
 struct Shared {
@@ -534,12 +537,13 @@ impl Shared {
         let tail = core.log.counters.tail_bytes.load(Ordering::Relaxed);
         // A store that is small has little to gain from a long tail, and space to win back.
         let live = core.segments.totals(None, Lsn(0)).live_bytes;
-        let due = live.max(CHECKPOINT_LOG_BYTES_MIN).min(core.tunables.checkpoint_log_bytes);
+        let due = live / CHECKPOINT_LIVE_SHARE;
+        let due = due.max(CHECKPOINT_LOG_BYTES_MIN).min(core.tunables.checkpoint_log_bytes);
         if tail >= due && self.is_worth_a_checkpoint() {
             self.checkpoint()?;
             return Ok(true);
         }
-        if core.segments.trim()? || self.trim_histories()? {
+        if core.segments.trim(core.monotonic_ns())? || self.trim_histories()? {
             return Ok(true);
         }
         let cleaned = self.clean(Urge::Routine, pace)?.segments > 0;

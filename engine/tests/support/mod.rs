@@ -346,3 +346,20 @@ pub(crate) fn read(facet: &Arc<Facet>) -> u8 {
     assert!(bytes.iter().all(|&byte| byte == bytes[0]), "pages are written in one piece");
     bytes[0]
 }
+
+/// Flips a bit of the only place of all segments where `bytes` are.
+pub(crate) fn flip(io: &MemoryIo, bytes: &[u8]) {
+    let mut found = 0;
+    for number in io.list_segments().unwrap() {
+        let file = io.open(FileName::Segment(number)).unwrap();
+        let mut content = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(0, &mut content).unwrap();
+        let places = content.windows(bytes.len()).enumerate().filter(|(_, at)| *at == bytes);
+        let places: Vec<usize> = places.map(|(at, _)| at).collect();
+        for at in places {
+            file.write_at(at as u64, &[content[at] ^ 1]).unwrap();
+            found += 1;
+        }
+    }
+    assert_eq!(found, 1, "what is to be damaged is in one place");
+}
