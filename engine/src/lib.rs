@@ -73,8 +73,8 @@ pub use io::{
 };
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{
-    Cleaned, FacetInfo, Finding, FindingKind, ForkFrom, QuotaInfo, Store, StoreStat,
-    VerifyProgress, VerifyReport,
+    Cleaned, FacetInfo, Finding, FindingKind, ForkFrom, QuotaInfo, SalvageReport, SalvageSink,
+    Salvaged, Store, StoreStat, VerifyProgress, VerifyReport,
 };
 pub use types::{
     FacetId, FileNo, Incarnation, Lsn, PageNo, PageSize, SegmentId, StoreId, Ticket, Version, View,

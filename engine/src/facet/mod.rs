@@ -25,6 +25,7 @@ pub(crate) use load::Nodes;
 pub(crate) use publish::Committed;
 pub use restore::Restored;
 pub use snapshot::Snapshot;
+pub(crate) use snapshot::read_stored_from;
 pub use versions::VersionInfo;
 pub use writer::Writer;
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::page::UnverifiedPage;
 use crate::format::{Malformed, StoredRef};
 use crate::map::PageRef;
-use crate::segments::Damage;
+use crate::segments::{Damage, Segments};
 use crate::types::{PageNo, PageSize, Version};
 
 /// A pinned version of a facet: what it reads stays the same, whatever is committed. Cloning is
@@ -119,26 +119,36 @@ pub(super) fn read_stored(
     into: &mut [u8],
     facet: impl FnOnce() -> String,
 ) -> Result<()> {
+    // After a close the files may belong to somebody else.
+    core.log.check_open()?;
+    let read = read_stored_from(&core.segments, reference, page, into)?;
+    read.map_err(|Damage { place, path, malformed }| Error::PageCorrupt {
+        facet: facet(),
+        page,
+        path,
+        segment: place.segment,
+        offset: place.offset(),
+        detail: malformed.0.to_owned(),
+    })
+}
+
+/// Reads and checks a stored page of any facet.
+pub(crate) fn read_stored_from(
+    segments: &Segments,
+    reference: StoredRef,
+    page: PageNo,
+    into: &mut [u8],
+) -> Result<Result<(), Damage>> {
     thread_local! {
         static RECORD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    // After a close the files may belong to somebody else.
-    core.log.check_open()?;
     RECORD.with_borrow_mut(|record| {
-        let read = core.segments.files.read_checked(reference, record, |record| {
+        segments.files.read_checked(reference, record, |record| {
             let found = UnverifiedPage::parse(record)?;
             if found.page != page || found.crc != reference.crc {
                 return Err(Malformed("another page, or another version of it, is in its place"));
             }
             found.unpack(into)
-        })?;
-        read.map_err(|Damage { place, path, malformed }| Error::PageCorrupt {
-            facet: facet(),
-            page,
-            path,
-            segment: place.segment,
-            offset: place.offset(),
-            detail: malformed.0.to_owned(),
         })
     })
 }

@@ -95,6 +95,16 @@ impl SegmentHeader {
         file: FileNo,
         store: StoreId,
     ) -> Result<Option<Self>, Malformed> {
+        match Self::decode_any(block, file)? {
+            Some(header) if header.store != store => {
+                Err(Malformed("the header names another store"))
+            }
+            header => Ok(header),
+        }
+    }
+
+    /// The same, of whichever store.
+    pub(crate) fn decode_any(block: &[u8], file: FileNo) -> Result<Option<Self>, Malformed> {
         let header = block.get(..HEADER_BYTES).ok_or(Malformed("it ends early"))?;
         if header.iter().all(|&byte| byte == 0) {
             return Ok(None);
@@ -112,9 +122,7 @@ impl SegmentHeader {
         if FileNo(reader.u32()?) != file {
             return Err(Malformed("the header names another file"));
         }
-        if StoreId(reader.array()?) != store {
-            return Err(Malformed("the header names another store"));
-        }
+        let store = StoreId(reader.array()?);
         let segment = SegmentId(reader.u32()?);
         if segment.0 == 0 {
             return Err(Malformed("there is no segment 0"));

@@ -9,6 +9,7 @@ mod holders;
 mod limits;
 mod recovery;
 mod references;
+mod salvage;
 mod settings;
 mod superblock;
 mod verify;
@@ -23,6 +24,7 @@ pub use cleaner::Cleaned;
 use cleaner::{Cleaning, Pace, Urge};
 pub use fork::ForkFrom;
 pub use limits::QuotaInfo;
+pub use salvage::{SalvageReport, SalvageSink, Salvaged};
 pub use verify::{Finding, FindingKind, VerifyProgress, VerifyReport};
 
 use crate::config::{Background, StoreOptions};

@@ -38,6 +38,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 pub(super) use log::Spot;
+pub(super) use scan::readable_headers;
 
 use super::catalog::Catalog;
 use super::checkpoint::Checkpointer;

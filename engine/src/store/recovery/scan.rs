@@ -95,6 +95,37 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
     Ok(files)
 }
 
+/// The headers that can be read, of whichever store; what cannot is noted.
+pub(in crate::store) fn readable_headers(
+    io: &Arc<dyn Io>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<SegmentHeader>> {
+    let listed = io.list_segments().map_err(|source| Error::Io {
+        operation: "list",
+        path: io.describe(),
+        offset: None,
+        source,
+    })?;
+    let mut headers = Vec::new();
+    for number in listed {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let file = io.open(FileName::Segment(number))?;
+            let mut block = vec![0; BLOCK_BYTES];
+            file.read_at(0, &mut block)?;
+            Ok(block)
+        };
+        let path = format!("{}/{}", io.describe(), FileName::Segment(number));
+        match read() {
+            Ok(block) => match SegmentHeader::decode_any(&block, number) {
+                Ok(header) => headers.extend(header),
+                Err(malformed) => notes.push(format!("{path}: {}", malformed.0)),
+            },
+            Err(error) => notes.push(format!("{path}: {error}")),
+        }
+    }
+    Ok(headers)
+}
+
 /// The segments that the checkpoint knows, with what is live in them, its own root included.
 ///
 /// The root cannot count the record it is in, and was made before that record found its segment: so
