@@ -39,6 +39,9 @@ pub(crate) struct Checkpointed {
     pub(crate) history: StoredHistory,
 }
 
+/// A page map, what commits replaced, and where that is noted, as the last checkpoint has them.
+pub(crate) type CheckpointContent = (PageMap, Vec<Arc<Edit>>, StoredHistory);
+
 impl Facet {
     /// Notes that the next checkpoint has to write the facet, up to so many more of its pages'
     /// nodes, and so many bytes of history.
@@ -168,9 +171,7 @@ impl Facet {
     ///
     /// # Errors
     /// As [`snapshot`](Self::snapshot), if it cannot be read.
-    pub(crate) fn checkpoint_content(
-        &self,
-    ) -> crate::Result<Option<(PageMap, Vec<Arc<Edit>>, StoredHistory)>> {
+    pub(crate) fn checkpoint_content(&self) -> crate::Result<Option<CheckpointContent>> {
         let state = self.loaded()?;
         if state.checkpoint.is_none() {
             return Ok(None);

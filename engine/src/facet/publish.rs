@@ -175,6 +175,7 @@ impl State {
             }
         });
         let cut_off = replaced.len();
+        replaced.sort_unstable_by_key(|&(page, _)| page);
         for (page, reference) in commit.pages {
             let new = reference.map_or(PageRef::Absent, PageRef::Stored);
             let old = map.set(page.0 - 1, new);

@@ -176,7 +176,7 @@ impl PageMap {
     pub(crate) fn truncate(&mut self, len: u32, dropped: &mut impl FnMut(u32, StoredRef)) {
         let Some(root) = &mut self.root else { return };
         if len == 0 {
-            for_each_stored(root, self.levels, 0, dropped);
+            for_each_stored(root, 0, dropped);
             *self = Self::default();
         } else if u64::from(len) < Self::capacity(self.levels) {
             truncate_node(root, self.levels, 0, len, dropped);
@@ -186,7 +186,7 @@ impl PageMap {
     /// Hands every stored reference, with the page's index, to `each`.
     pub(crate) fn for_each_stored(&self, each: &mut impl FnMut(u32, StoredRef)) {
         if let Some(root) = &self.root {
-            for_each_stored(root, self.levels, 0, each);
+            for_each_stored(root, 0, each);
         }
     }
 }
@@ -200,7 +200,7 @@ pub(crate) fn child_index(index: u32, slot: usize) -> u32 {
     (index << SHIFT) + u32::try_from(slot).expect("a node has at most 32 children")
 }
 
-fn for_each_stored(node: &Node, level: u8, index: u32, each: &mut impl FnMut(u32, StoredRef)) {
+fn for_each_stored(node: &Node, index: u32, each: &mut impl FnMut(u32, StoredRef)) {
     match &node.children {
         Children::Pages(pages) => {
             for (slot, page) in pages.iter().enumerate() {
@@ -212,7 +212,7 @@ fn for_each_stored(node: &Node, level: u8, index: u32, each: &mut impl FnMut(u32
         Children::Nodes(nodes) => {
             for (slot, node) in nodes.iter().enumerate() {
                 if let Some(node) = node {
-                    for_each_stored(node, level - 1, child_index(index, slot), each);
+                    for_each_stored(node, child_index(index, slot), each);
                 }
             }
         }
@@ -251,7 +251,7 @@ fn truncate_node(
         Children::Nodes(nodes) => {
             for (slot, node) in nodes.drain(keep..).enumerate() {
                 if let Some(node) = node {
-                    for_each_stored(&node, level - 1, child_index(index, keep + slot), dropped);
+                    for_each_stored(&node, child_index(index, keep + slot), dropped);
                 }
             }
             if partial > 0

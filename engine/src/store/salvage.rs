@@ -23,7 +23,7 @@ use crate::format::{
     BLOCK_BYTES_STORED, Identity, Malformed, SLOT_BYTES, StoredRef, batch, stored_len,
 };
 use crate::io::OverlayIo;
-use crate::map::{self, NodeSource, PageMap, PageRef};
+use crate::map::{self, NodeSource, PageRef};
 use crate::segments::{SegmentFiles, Segments};
 use crate::types::{FacetId, PageNo, PageSize, SegmentId, StoreId, Version, View};
 

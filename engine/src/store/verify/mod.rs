@@ -47,7 +47,7 @@ impl Store {
         shared.checkpoint_with(&mut checkpointer)?;
         let segments = shared.core.segments.entries();
         let mut walk = Walk::new(shared, &checkpointer, &segments, progress);
-        walk.from_the_root()?;
+        walk.down()?;
         walk.check_counts();
         for entry in &segments {
             let end = match shared.core.log.active_end(entry.segment) {

@@ -76,7 +76,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Step 1.
-    pub(super) fn from_the_root(&mut self) -> Result<()> {
+    pub(super) fn down(&mut self) -> Result<()> {
         if let Some(root) = self.checkpointer.superblock.current.checkpoint {
             self.part(FindingKind::Catalog, None, root, |kind, payload| match kind {
                 PartKind::Root => catalog::decode_root(payload).map(drop),

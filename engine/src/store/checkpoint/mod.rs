@@ -18,39 +18,35 @@
 //! 6. Only then segments are made ready again in which neither the new checkpoint nor any snapshot
 //!    has anything. Earlier, the old superblock could lead into overwritten segments.
 
+mod histories;
+mod parts;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashSet;
 
+use self::histories::{WrittenHistory, history_bytes_max, write_histories};
+use self::parts::{PART_BYTES_PER_FLUSH, PART_PAYLOAD_BYTES, Parts, placed};
 use super::Shared;
 use super::catalog::ChunkSlot;
 use super::references::{References, Settlement};
 use super::superblock::SuperblockFile;
 use crate::core::Core;
 use crate::error::Result;
-use crate::facet::{
-    Captured, CapturedContent, CapturedHistory, Edit, Facet, HistoryPart, StoredHistory,
-};
+use crate::facet::{Captured, CapturedContent, CapturedHistory, Facet};
 use crate::format::catalog::{
     self, ChunkNo, FORWARD_BYTES, FacetEntry, OtherPart, ROOT_PART_BYTES, ROOT_SEGMENT_BYTES, Root,
     SHARED_NODE_BYTES, StoredSettings,
 };
 use crate::format::record::{self, PartKind};
 use crate::format::superblock::LogPosition;
-use crate::format::{BLOCK_BYTES, Identity, StoredRef, stored_len};
-use crate::log::{Effect, PartPlace};
+use crate::format::{BLOCK_BYTES, Identity, StoredRef};
+use crate::log::PartPlace;
 use crate::map::{self, Unwritten};
 use crate::segments::Purpose;
-use crate::types::{FacetId, Lsn, PageNo, SegmentId, Ticket, Version};
-
-/// Bytes of parts appended before they are flushed, so that a checkpoint does not fill the buffers.
-const PART_BYTES_PER_FLUSH: usize = 1 << 20;
-/// Most bytes of a history or forwards part: small enough for the smallest segment.
-const PART_PAYLOAD_BYTES: usize = 16 << 10;
-/// A history part of fewer bytes is written again together with what is new.
-const HISTORY_PART_BYTES_MIN: u32 = 2 << 10;
+use crate::types::{FacetId, Lsn, SegmentId};
 
 /// Takes checkpoints, one at a time.
 #[derive(Debug)]
@@ -63,8 +59,6 @@ pub(super) struct Checkpointer {
     /// The cleaner took out of a segment what has to be written again, not moved.
     pub(super) rewrite_settings: bool,
 }
-
-type Cell = Arc<OnceLock<StoredRef>>;
 
 /// The durable state at the cut.
 struct Cut {
@@ -189,13 +183,6 @@ impl Shared {
     }
 }
 
-/// What a checkpoint wrote of a facet's history.
-struct WrittenHistory {
-    stored: StoredHistory,
-    obsolete: Vec<StoredRef>,
-    added: Vec<StoredRef>,
-}
-
 impl Checkpointer {
     /// Steps 2 to 5. Until step 3 nothing is changed, and no facet is told anything: if a step fails,
     /// it is as if it had not begun, but for parts that nothing leads to.
@@ -206,7 +193,7 @@ impl Checkpointer {
             .filter_map(|captured| Some((captured.facet.id(), &captured.content.as_ref()?.map)));
         let levels = map::unwritten_levels(maps);
         self.ensure_room(core, cut, levels.iter().map(Vec::len).sum())?;
-        let mut parts = Parts { core, pending_bytes: 0, ticket: Ticket::DURABLE };
+        let mut parts = Parts::new(core);
         for level in levels {
             for Unwritten { node, owner, level, index } in level {
                 let mut payload = Vec::new();
@@ -474,166 +461,5 @@ impl Checkpointer {
         let parts =
             (shared + forwards * FORWARD_BYTES + settings) / PART_PAYLOAD_BYTES + tables + 8;
         shared + forwards * FORWARD_BYTES + settings + parts * record::part_bytes(8)
-    }
-}
-
-/// Bytes of a facet's history parts at most.
-fn history_bytes_max(captured: &Captured) -> usize {
-    let Some(content) = &captured.content else { return 0 };
-    let history = &content.history;
-    if history.added.is_empty() && history.left.is_empty() {
-        return 0;
-    }
-    let notes: u64 = history.added.iter().map(|edit| edit.note_bytes()).sum();
-    let notes = usize::try_from(notes).unwrap_or(usize::MAX / 4) + HISTORY_PART_BYTES_MIN as usize;
-    let parts = 2 + notes / (PART_PAYLOAD_BYTES / 2);
-    let index = (history.stored.parts.len() + parts) * catalog::HISTORY_INDEX_BYTES;
-    // An edit that is cut in two repeats what it says of its version.
-    notes
-        + parts * (record::part_bytes(catalog::HISTORY_FIXED_BYTES) + catalog::EDIT_FIXED_BYTES)
-        + record::part_bytes(8)
-        + index
-}
-
-/// Writes the histories that changed: their parts, then the index of each.
-fn write_histories(
-    parts: &mut Parts<'_>,
-    captured: &[Captured],
-) -> Result<BTreeMap<FacetId, WrittenHistory>> {
-    let mut written = Vec::new();
-    for captured in captured {
-        let Some(CapturedContent { history, .. }) = &captured.content else { continue };
-        let stays = |part: &&HistoryPart| part.newest >= history.from;
-        let mut kept: Vec<HistoryPart> =
-            history.stored.parts.iter().filter(stays).copied().collect();
-        if history.added.is_empty() && kept.len() == history.stored.parts.len() {
-            continue;
-        }
-        let mut obsolete: Vec<StoredRef> = history
-            .stored
-            .parts
-            .iter()
-            .filter(|part| !stays(part))
-            .map(|part| part.reference)
-            .chain(history.stored.index)
-            .collect();
-        // A small part is written again, together with what is new.
-        let mut edits: Vec<&Arc<Edit>> = Vec::new();
-        if !history.added.is_empty()
-            && let Some(small) = kept.pop_if(|part| part.reference.len < HISTORY_PART_BYTES_MIN)
-        {
-            let after = kept.last().map_or(Version(0), |part| part.newest.next());
-            edits.extend(history.kept.iter().filter(|edit| edit.meta.version >= after));
-            obsolete.push(small.reference);
-        }
-        edits.extend(&history.added);
-        let id = captured.facet.id();
-        let mut cells = Vec::new();
-        for (payload, newest) in encode_edits(&edits) {
-            cells.push((parts.append_in_cell(PartKind::History(id), &payload)?, newest));
-        }
-        written.push((id, kept, obsolete, cells));
-    }
-    parts.flush()?;
-    let mut indexes = Vec::new();
-    for (id, mut kept, obsolete, cells) in written {
-        let new = cells
-            .iter()
-            .map(|(cell, newest)| HistoryPart { reference: placed(cell), newest: *newest });
-        let mut added: Vec<StoredRef> = Vec::new();
-        for part in new {
-            added.push(part.reference);
-            kept.push(part);
-        }
-        let index = if kept.is_empty() {
-            None
-        } else {
-            let mut payload = Vec::new();
-            let listed = kept.iter().map(|part| (part.reference, part.newest));
-            catalog::encode_history_index(listed, &mut payload);
-            Some(parts.append_in_cell(PartKind::HistoryIndex(id), &payload)?)
-        };
-        indexes.push((id, kept, obsolete, added, index));
-    }
-    parts.flush()?;
-    let history =
-        |(id, parts, obsolete, mut added, index): (_, _, _, Vec<StoredRef>, Option<Cell>)| {
-            let index = index.map(|cell| placed(&cell));
-            added.extend(index);
-            (id, WrittenHistory { stored: StoredHistory { index, parts }, obsolete, added })
-        };
-    Ok(indexes.into_iter().map(history).collect())
-}
-
-/// The payloads of history parts, each with the newest version it has an edit of.
-fn encode_edits(edits: &[&Arc<Edit>]) -> Vec<(Vec<u8>, Version)> {
-    const PIECE_PAGES: usize =
-        (PART_PAYLOAD_BYTES / 2 - catalog::EDIT_FIXED_BYTES) / catalog::EDIT_PAGE_BYTES;
-    let mut payloads = Vec::new();
-    let mut group: Vec<(&catalog::VersionMeta, &[(PageNo, Option<StoredRef>)])> = Vec::new();
-    let mut bytes = 0;
-    let mut finish = |group: &mut Vec<(&catalog::VersionMeta, &[(PageNo, Option<StoredRef>)])>| {
-        if let Some(newest) = group.last().map(|(meta, _)| meta.version) {
-            let mut payload = Vec::new();
-            catalog::encode_history(group.drain(..), &mut payload);
-            payloads.push((payload, newest));
-        }
-    };
-    for edit in edits {
-        let pieces = edit.pages.chunks(PIECE_PAGES);
-        let empty = edit.pages.is_empty().then_some(&[][..]);
-        for pages in pieces.chain(empty) {
-            let more = catalog::EDIT_FIXED_BYTES + pages.len() * catalog::EDIT_PAGE_BYTES;
-            if bytes + more > PART_PAYLOAD_BYTES {
-                finish(&mut group);
-                bytes = 0;
-            }
-            group.push((&edit.meta, pages));
-            bytes += more;
-        }
-    }
-    finish(&mut group);
-    payloads
-}
-
-fn placed(cell: &OnceLock<StoredRef>) -> StoredRef {
-    *cell.get().expect("a durable part has its place")
-}
-
-/// Appends checkpoint parts.
-struct Parts<'a> {
-    core: &'a Core,
-    pending_bytes: usize,
-    ticket: Ticket,
-}
-
-impl Parts<'_> {
-    fn append(&mut self, kind: PartKind, payload: &[u8], place: PartPlace) -> Result<()> {
-        let log = &self.core.log;
-        let bytes = record::part_bytes(payload.len());
-        let admission = log.admit_ensured(bytes)?;
-        // The last buffer: cores use the first ones.
-        let buffer = self.core.tunables.log_buffers.max(1) - 1;
-        self.ticket = log.append(admission, buffer, |lsn, out| {
-            let at = out.len();
-            let crc = record::encode_part(lsn, kind, payload, out);
-            Effect::Part { at, len: stored_len(out.len() - at), crc, place }
-        });
-        self.pending_bytes += bytes;
-        if self.pending_bytes >= PART_BYTES_PER_FLUSH {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    fn append_in_cell(&mut self, kind: PartKind, payload: &[u8]) -> Result<Cell> {
-        let cell = Arc::new(OnceLock::new());
-        self.append(kind, payload, PartPlace::Cell(Arc::clone(&cell)))?;
-        Ok(cell)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.pending_bytes = 0;
-        self.core.log.wait_durable(&self.core.segments, self.ticket)
     }
 }
