@@ -60,6 +60,7 @@
 //! | `database/transaction`, `database/pages` | staged writes; bytes over pages |
 //! | `database/visible`, `database/stamp` | the change counter SQLite sees, and why |
 //! | `header` | the few fields of a first page that matter here |
+//! | `root_hash` | root hashes of SQLite databases, in facets and in files |
 //! | `scratch` | journals and temporary files |
 //! | `ffi` | all unsafe code: C methods, panic barrier, registration |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
@@ -76,6 +77,7 @@ mod header;
 mod names;
 mod process;
 mod registration;
+mod root_hash;
 mod scratch;
 
 pub use error::{VfsError, take_last_error};
@@ -83,3 +85,4 @@ pub use ffi::finalize_forgotten;
 pub use gate::Gate;
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};
+pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_of_reader};

@@ -10,4 +10,5 @@ mod durability;
 mod fixture;
 mod names;
 mod refusals;
+mod root_hash;
 mod transactions;
