@@ -184,8 +184,7 @@ impl RootHasher {
     /// The hash over the pages taken.
     #[must_use]
     pub fn finish(mut self) -> RootHash {
-        let page_bytes = if self.page_count == 0 { 0 } else { self.page_size.bytes() };
-        let page_bytes = u32::try_from(page_bytes).expect("a page has at most 65,536 bytes");
+        let page_bytes = if self.page_count == 0 { 0 } else { 1_u32 << self.page_size.log2() };
         self.root.update(TAG).update(&page_bytes.to_le_bytes());
         self.root.update(&self.page_count.to_le_bytes());
         RootHash(*self.root.finalize().as_bytes())
