@@ -9,6 +9,7 @@ mod concurrency;
 mod durability;
 mod fixture;
 mod names;
+mod quota;
 mod refusals;
 mod root_hash;
 mod transactions;
