@@ -8,6 +8,7 @@ mod cache;
 mod concurrency;
 mod durability;
 mod fixture;
+mod history;
 mod names;
 mod quota;
 mod refusals;
