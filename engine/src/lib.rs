@@ -67,7 +67,7 @@ pub use bookmark::Bookmark;
 pub use config::{Background, FormatParams, Retention, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
-pub use facet::{Facet, Restored, Snapshot, VersionInfo, Writer};
+pub use facet::{Facet, Restored, RootHash, RootHasher, Snapshot, VersionInfo, Writer};
 pub use io::{
     DirectoryState, FileName, Io, IoFile, MemoryIo, OverlayIo, PosixIo, UringIo, WriteSyncError,
 };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use lapidary_engine::{FacetName, Store, Ticket};
+use lapidary_engine::{Facet, FacetName, Store, Ticket};
 use lapidary_vfs::Gate;
 use rusqlite::Connection;
 
@@ -189,6 +189,20 @@ impl Core {
             self.writers.close(name);
         }
         (outcome, ticket)
+    }
+
+    /// Runs `body` on the versions of the facet `name`, which must exist. If `alone`, its writer
+    /// connection is closed before, which holds the facet's lock.
+    pub(crate) fn on_versions<T>(
+        &mut self,
+        name: &FacetName,
+        alone: bool,
+        body: impl FnOnce(&Arc<Facet>) -> Result<T>,
+    ) -> (Result<T>, Ticket) {
+        if alone {
+            self.writers.close(name);
+        }
+        self.on_catalog(&[], |store| body(&store.open_facet(name)?))
     }
 
     /// Runs `body`, which changes or tells of the catalog, after closing the connections of the

@@ -23,8 +23,8 @@ use crate::error::{HostError, Result};
 /// name then, and a call that runs on a core creates one.
 #[derive(Clone)]
 pub struct FacetHandle {
-    name: FacetName,
-    target: Arc<Target>,
+    pub(crate) name: FacetName,
+    pub(crate) target: Arc<Target>,
 }
 
 /// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a

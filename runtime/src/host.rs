@@ -271,7 +271,7 @@ impl Host {
         core_of(name.root(), self.shared.mailboxes.len())
     }
 
-    fn target(&self, name: &FacetName) -> Arc<Target> {
+    pub(crate) fn target(&self, name: &FacetName) -> Arc<Target> {
         Target::new(&self.shared, self.core_of(name), Some(name.clone()))
     }
 }
@@ -314,7 +314,8 @@ impl fmt::Debug for Host {
     }
 }
 
-fn checked(name: &str) -> Result<FacetName> {
+/// A name that a facet can have.
+pub(crate) fn checked(name: &str) -> Result<FacetName> {
     if name == ":memory:" {
         let reason = "facet name \":memory:\" is refused: SQLite keeps it for databases in memory; \
                       choose another";

@@ -40,6 +40,8 @@
 //! |---|---|
 //! | `host` | [`Host`]: opening, names (delete, rename, list), figures, shutdown |
 //! | `facet` | [`FacetHandle`] and [`Transaction`]: the calls on one database |
+//! | `forks` | forks, quotas and retentions, by name |
+//! | `history` | bookmarks of a facet, reading and restoring the past |
 //! | `call` | [`Call`]: the reply to come, as a future and for blocking |
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
 //! | `core_thread` | the loop of a core: calls in, replies out |
@@ -61,6 +63,8 @@ mod config;
 mod core_thread;
 mod error;
 mod facet;
+mod forks;
+mod history;
 mod host;
 mod line;
 mod mailbox;
@@ -80,9 +84,10 @@ pub use host::Host;
 pub use stat::{CoreStat, HostStat};
 
 pub use lapidary_engine::{
-    Environment, FacetInfo, FacetName, FormatParams, Store, StoreOptions, StoreStat, Tunables,
+    Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, QuotaInfo, Retention,
+    RootHash, Store, StoreOptions, StoreStat, Tunables, VersionInfo,
 };
-pub use lapidary_vfs::{ProcessSetup, VfsOptions};
+pub use lapidary_vfs::{ProcessSetup, VfsOptions, root_hash_of_file};
 /// The SQLite API that closures receive, in the version this crate was built with.
 pub use rusqlite;
 

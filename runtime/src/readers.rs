@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashlink::LruCache;
-use lapidary_engine::{Error, Facet, FacetName, Store};
+use lapidary_engine::{Bookmark, Error, Facet, FacetName, Store};
 use lapidary_vfs::finalize_forgotten;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, TransactionState};
@@ -91,7 +91,7 @@ impl Readers {
             None => self.open(name),
         };
         let reader = reader
-            .and_then(|reader| self.await_name(reader))
+            .and_then(|reader| self.await_name(&reader.facet).map(|()| reader))
             .map_err(|error| error.within(name).or_stopped(&self.store))?;
         let outcome = in_snapshot(&reader.connection, body);
         let unusable = matches!(&outcome, Err(error) if error.is_store_failure());
@@ -102,13 +102,32 @@ impl Readers {
         outcome
     }
 
+    /// Runs `body` in one read transaction on a version of the past of `name`.
+    pub(crate) fn read_at<T>(
+        &self,
+        name: &FacetName,
+        bookmark: &Bookmark,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        let outcome = self.open_at(name, bookmark);
+        let outcome = outcome.and_then(|reader| in_snapshot(&reader.connection, body));
+        outcome.map_err(|error| error.within(name).or_stopped(&self.store))
+    }
+
+    /// The facet `name`, for who tells of it.
+    pub(crate) fn facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
+        let facet = self.find(name)?;
+        self.await_name(&facet)?;
+        Ok(facet)
+    }
+
     /// Waits until the name that the facet was found by is durably its own.
-    fn await_name(&self, reader: Reader) -> Result<Reader> {
-        let named = reader.facet.name_ticket();
+    fn await_name(&self, facet: &Facet) -> Result<()> {
+        let named = facet.name_ticket();
         if !self.store.is_durable(named)? {
             self.store.wait_durable(named)?;
         }
-        Ok(reader)
+        Ok(())
     }
 
     pub(crate) fn idle(&self) -> usize {
@@ -193,23 +212,40 @@ impl Readers {
         drop(closing);
     }
 
-    fn open(&self, name: &FacetName) -> Result<Reader> {
-        let facet = match self.store.open_facet(name) {
+    fn find(&self, name: &FacetName) -> Result<Arc<Facet>> {
+        match self.store.open_facet(name) {
             Err(error @ Error::FacetNotFound { .. }) => {
                 // The answer tells of a deletion or renaming that may not be durable yet.
                 self.store.wait_durable(self.store.current_ticket())?;
-                return Err(HostError::Store(error));
+                Err(HostError::Store(error))
             }
-            found => found?,
-        };
+            found => Ok(found?),
+        }
+    }
+
+    fn open(&self, name: &FacetName) -> Result<Reader> {
+        let facet = self.find(name)?;
+        Ok(Reader { connection: self.connect(uri(name))?, facet })
+    }
+
+    fn open_at(&self, name: &FacetName, bookmark: &Bookmark) -> Result<Reader> {
+        let facet = self.facet(name)?;
+        // The connection pins it too. This one says in the store's own words what is wrong, and keeps
+        // the version until then.
+        let pinned = facet.snapshot_at(bookmark)?;
+        let connection = self.connect(format!("{}?at={bookmark}", uri(name)))?;
+        drop(pinned);
+        Ok(Reader { connection, facet })
+    }
+
+    fn connect(&self, uri: String) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
-        let connection =
-            Connection::open_with_flags_and_vfs(uri(name), flags, self.vfs_name.as_str())?;
+        let connection = Connection::open_with_flags_and_vfs(uri, flags, self.vfs_name.as_str())?;
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
-        Ok(Reader { connection, facet })
+        Ok(connection)
     }
 }
 

@@ -94,9 +94,11 @@ impl Failure {
             _ => 0,
         };
         let code = match (operation, error) {
-            // Whatever is wrong, a file that was not opened is SQLITE_CANTOPEN; a full disk alone
-            // is worth telling apart, since space can be made.
-            (_, EngineError::NoSpace { .. }) => sqlite::SQLITE_FULL,
+            // Whatever is wrong, a file that was not opened is SQLITE_CANTOPEN; a full disk or quota
+            // alone is worth telling apart, since space can be made.
+            (_, EngineError::NoSpace { .. } | EngineError::QuotaExceeded { .. }) => {
+                sqlite::SQLITE_FULL
+            }
             (Operation::Open, _) => operation.result_code(),
             // BUSY is for locks alone: anywhere else the pager would take it as "not now", keep
             // its dirty cache, and a second COMMIT would falsely succeed.
@@ -188,6 +190,12 @@ mod tests {
     fn a_commit_fails_with_ioerr_or_full_alone() {
         let errors = [
             EngineError::NoSpace { path: "p".into(), needed_bytes: 1 },
+            EngineError::QuotaExceeded {
+                name: "a".into(),
+                limit_bytes: 1,
+                used_bytes: 1,
+                needed_bytes: 1,
+            },
             EngineError::Poisoned { cause: "c".into() },
             EngineError::Closed,
             EngineError::FacetDeleted { name: "a".into() },

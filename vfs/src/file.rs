@@ -124,6 +124,11 @@ pub(crate) trait File: Send {
         false
     }
 
+    /// Whether it can only be read, however it was asked for.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
     /// `SQLITE_IOCAP_…` flags.
     fn device_characteristics(&self) -> c_int;
 }
@@ -182,6 +187,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) name: Option<&'a str>,
     /// Looks up a URI parameter; `None` where it is not given.
     pub(crate) parameter: &'a dyn Fn(&str) -> Option<String>,
+    /// Names of all URI parameters that are given.
+    pub(crate) parameter_names: &'a dyn Fn() -> Vec<String>,
 }
 
 /// An opened file.

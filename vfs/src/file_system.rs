@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use lapidary_engine::{Error, ErrorKind, Facet, FacetName, Store};
+use lapidary_engine::{Bookmark, Error, ErrorKind, Facet, FacetName, Store};
 use rusqlite::ffi as sqlite;
 
 use crate::database::{DatabaseFile, Durability, NO_WRITE_AHEAD_LOG};
@@ -12,6 +12,12 @@ use crate::file::{Access, FileKind, FileSystem, OpenRequest, Opened};
 use crate::gate::{GATE_PARAMETER, GateState};
 use crate::names;
 use crate::scratch::{SEVERAL_FILES, ScratchFile, ScratchSpace};
+
+/// URI parameter that names the version to be read.
+const AT_PARAMETER: &str = "at";
+
+/// How the names of URI parameters begin that are this crate's, now or in a later release.
+const OWN_PREFIX: &str = "lapidary";
 
 /// A store, seen as a file system.
 #[derive(Debug)]
@@ -51,33 +57,74 @@ impl FacetFileSystem {
             .name
             .ok_or_else(|| refused("a main database without a name was asked for".into()))?;
         let name = names::facet_name(name)?;
-        refuse_parameters(&name, request.parameter)?;
+        refuse_parameters(&name, request)?;
         let durability = match (request.parameter)(GATE_PARAMETER) {
             Some(token) => Durability::Gated(self.gate(&token)?),
             None => Durability::Sync,
         };
+        if let Some(at) = (request.parameter)(AT_PARAMETER) {
+            return self.open_version(&name, &at);
+        }
         let facet = open_facet(&self.store, &name, request.access, &durability)?;
         let read_only = !request.access.write;
         Ok(DatabaseFile::new(Arc::clone(&self.store), facet, durability, read_only))
     }
+
+    /// Opens the version of a facet that the bookmark `at` names, for reading. Never creates one.
+    fn open_version(&self, name: &FacetName, at: &str) -> Result<DatabaseFile, Failure> {
+        let engine = |error| Failure::from_engine(Operation::Open, &error);
+        let facet = find_facet(&self.store, name, &Durability::Sync).map_err(engine)?;
+        let no_version = |reason: String| {
+            refused(format!("facet {name}: URI parameter `at`: {reason}; {}", kept(&facet)))
+        };
+        let bookmark: Bookmark =
+            at.parse().map_err(|error: Error| no_version(error.to_string()))?;
+        if bookmark.facet != facet.id() {
+            return Err(no_version(format!("{bookmark} is of another facet")));
+        }
+        let version = facet.snapshot_at(&bookmark).map_err(engine)?;
+        Ok(DatabaseFile::at_version(Arc::clone(&self.store), facet, version))
+    }
 }
 
-/// Finds or creates the facet `name`, as `access` has it. One that is found tells of how it came by
-/// its name, so that is durable on return, unless a gate holds back what it tells.
+/// What an error says of the versions that can be opened.
+fn kept(facet: &Facet) -> String {
+    match facet.versions().as_deref() {
+        Ok([newest, .., oldest]) => {
+            format!(
+                "the oldest version kept is {}, the newest {}",
+                oldest.bookmark, newest.bookmark
+            )
+        }
+        Ok([only]) => format!("the only version kept is {}", only.bookmark),
+        Ok([]) => "no version is kept".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Finds the facet `name`. It tells of how it came by its name, so that is durable on return, unless
+/// a gate holds back what it tells.
+fn find_facet(
+    store: &Store,
+    name: &FacetName,
+    durability: &Durability,
+) -> Result<Arc<Facet>, Error> {
+    let facet = store.open_facet(name)?;
+    let named = facet.name_ticket();
+    if matches!(durability, Durability::Sync) && !store.is_durable(named)? {
+        store.wait_durable(named)?;
+    }
+    Ok(facet)
+}
+
+/// Finds or creates the facet `name`, as `access` has it.
 pub(crate) fn open_facet(
     store: &Store,
     name: &FacetName,
     access: Access,
     durability: &Durability,
 ) -> Result<Arc<Facet>, Failure> {
-    let found = || {
-        let facet = store.open_facet(name)?;
-        let named = facet.name_ticket();
-        if matches!(durability, Durability::Sync) && !store.is_durable(named)? {
-            store.wait_durable(named)?;
-        }
-        Ok(facet)
-    };
+    let found = || find_facet(store, name, durability);
     let opened = match access {
         Access { create: true, exclusive: true, .. } => store.create_facet(name),
         Access { create: true, .. } => match found() {
@@ -103,28 +150,37 @@ fn refused(message: String) -> Failure {
     Failure::of(Operation::Open, message)
 }
 
-/// Refuses URI parameters that would make SQLite do without what a facet needs.
-fn refuse_parameters(
-    name: &FacetName,
-    parameter: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), Failure> {
+/// Refuses URI parameters that would make SQLite do without what a facet needs, and those that look
+/// like this crate's own but are not. SQLite ignores what it does not know, and who meant to read the
+/// past, or to use what only a later release has, would get something else without a word.
+fn refuse_parameters(name: &FacetName, request: &OpenRequest<'_>) -> Result<(), Failure> {
     for (key, reason) in [
         ("nolock", "locks pin the version that is read; leave the parameter out"),
         ("immutable", "facets change; use `mode=ro` to open one for reading"),
     ] {
-        if parameter(key).is_some_and(|value| is_true(&value)) {
+        if (request.parameter)(key).is_some_and(|value| is_true(&value)) {
             return Err(refused(format!(
                 "facet {name}: URI parameter `{key}` is refused: {reason}"
             )));
         }
     }
-    if parameter("at").is_some() {
-        return Err(refused(format!(
-            "facet {name}: URI parameter `at` is refused: this release opens the newest version \
-             only; leave the parameter out"
-        )));
+    for key in (request.parameter_names)() {
+        if looks_own(&key) && ![AT_PARAMETER, GATE_PARAMETER].contains(&key.as_str()) {
+            let key: String = key.chars().take(64).collect();
+            return Err(refused(format!(
+                "facet {name}: URI parameter `{key}` is refused: no such parameter; this release \
+                 has `{AT_PARAMETER}`, in lower case"
+            )));
+        }
     }
     Ok(())
+}
+
+/// Whether a parameter was meant for this crate.
+fn looks_own(key: &str) -> bool {
+    let prefix = key.get(..OWN_PREFIX.len());
+    key.eq_ignore_ascii_case(AT_PARAMETER)
+        || prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(OWN_PREFIX))
 }
 
 /// As `sqlite3_uri_boolean` has it: a number that is not zero, or `yes`, `true`, `on`.

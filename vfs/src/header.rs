@@ -2,6 +2,7 @@
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
+//! | 0 | 16 | `SQLite format 3\0` |
 //! | 16 | 2 | page size, big-endian; 1 stands for 65,536 |
 //! | 18 | 1 | format to write: 2 is WAL |
 //! | 19 | 1 | format to read: 2 is WAL |
@@ -20,12 +21,18 @@ pub(crate) const HEADER_BYTES: usize = 100;
 /// The start of page 1.
 pub(crate) type Header = [u8; HEADER_BYTES];
 
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const PAGE_SIZE: usize = 16;
 const FORMAT_TO_WRITE: usize = 18;
 const FORMAT_TO_READ: usize = 19;
 const CHANGE_COUNTER: Range<usize> = 24..28;
 const VALID_FOR_COUNTER: Range<usize> = 92..96;
 const FORMAT_WAL: u8 = 2;
+
+/// Whether the header is one of SQLite's.
+pub(crate) fn has_magic(header: &Header) -> bool {
+    header.starts_with(MAGIC)
+}
 
 /// The page size that the header names, if it is one.
 pub(crate) fn page_size(header: &Header) -> Option<PageSize> {

@@ -30,6 +30,40 @@
 //! [`Gate`]. Readers never wait for a writer, nor a writer for readers: each transaction reads the
 //! version that was newest when it began.
 //!
+//! # Reading the past
+//!
+//! `file:NAME?vfs=…&at=BOOKMARK` opens the version of a facet that a
+//! [`Bookmark`](lapidary_engine::Bookmark) names, if it is kept (`Store::set_retention`). Such a
+//! connection is read-only, also if it was opened for writing or with `SQLITE_OPEN_CREATE`: writes
+//! fail with `SQLITE_READONLY`. Its version stays what it is, and stays readable, for as long as the
+//! connection is open, whatever is committed, restored, let go of or deleted meanwhile. A bookmark of
+//! a version that is not kept, or of another facet, is `SQLITE_CANTOPEN`, and [`take_last_error`] says
+//! what is kept. Attached to another connection, it lets the past be compared with the present:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use std::time::Duration;
+//! # use lapidary_engine::*;
+//! # use lapidary_vfs::{Registration, VfsOptions};
+//! # let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+//! # let store = Store::open(environment, StoreOptions::create())?;
+//! # let _registration = Registration::register("doc-past", Arc::clone(&store), VfsOptions::default())?;
+//! let name = FacetName::new("notes")?;
+//! let day = Retention { bytes: 1 << 30, age: Duration::from_secs(24 * 3600) };
+//! store.set_retention(&name, Some(day))?;
+//!
+//! let notes = rusqlite::Connection::open("file:notes?vfs=doc-past")?;
+//! notes.execute_batch("CREATE TABLE note(body); INSERT INTO note VALUES ('keep'), ('lost')")?;
+//! let bookmark = store.open_facet(&name)?.bookmark()?;
+//! notes.execute("DELETE FROM note WHERE body = 'lost'", [])?;
+//!
+//! notes.execute_batch(&format!("ATTACH 'file:notes?vfs=doc-past&at={bookmark}' AS past"))?;
+//! let sql = "SELECT body FROM past.note EXCEPT SELECT body FROM note";
+//! let lost: String = notes.query_row(sql, [], |row| row.get(0))?;
+//! assert_eq!(lost, "lost");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What differs from a database in a file
 //!
 //! - `journal_mode=WAL` is declined (readers and a writer go side by side without it), `OFF` is
@@ -44,7 +78,11 @@
 //!   sees no later commit of others, and cannot write once there is one (`SQLITE_BUSY`).
 //!   `PRAGMA locking_mode=NORMAL` and a read let go of it. On read-only connections, which would
 //!   have nothing else from it, the mode is refused.
-//! - The URI parameters `nolock`, `immutable` and `at` are refused; extensions are not loaded.
+//! - A transaction that would take a facet beyond its quota (`Store::set_quota`) fails at COMMIT with
+//!   `SQLITE_FULL` and is rolled back; the connection goes on.
+//! - The URI parameters `nolock` and `immutable` are refused, and so is any that begins with
+//!   `lapidary`, or is called `at` in other than lower case: SQLite would ignore it in silence. What
+//!   else it does not know it ignores. Extensions are not loaded.
 //! - Result codes are SQLite's; [`take_last_error`] has the words behind the last one.
 //!
 //! # Reading map
@@ -60,6 +98,7 @@
 //! | `database/transaction`, `database/pages` | staged writes; bytes over pages |
 //! | `database/visible`, `database/stamp` | the change counter SQLite sees, and why |
 //! | `header` | the few fields of a first page that matter here |
+//! | `root_hash` | root hashes of SQLite databases, in facets and in files |
 //! | `scratch` | journals and temporary files |
 //! | `ffi` | all unsafe code: C methods, panic barrier, registration |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
@@ -76,6 +115,7 @@ mod header;
 mod names;
 mod process;
 mod registration;
+mod root_hash;
 mod scratch;
 
 pub use error::{VfsError, take_last_error};
@@ -83,3 +123,4 @@ pub use ffi::finalize_forgotten;
 pub use gate::Gate;
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};
+pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_of_reader};

@@ -7,6 +7,7 @@
 //! | lock `EXCLUSIVE` | nothing more: readers have their own snapshots |
 //! | write, truncate | staged in the writer |
 //! | `COMMIT_PHASETWO` | commits what is staged; the handle goes on at its own new version |
+//! | open with `at=` | pins one version for the life of the handle; no lock is ever asked for |
 //! | unlock | gives up what is staged, then the writer, then the snapshot |
 //!
 //! `COMMIT_PHASETWO` is the commit because it is the last event of every committing transaction in
@@ -74,6 +75,8 @@ pub(crate) struct DatabaseFile {
     read_only: bool,
     hold: Hold,
     visible: VisibleHeader,
+    /// The version of the past that is read, if it is not the newest.
+    fixed: Option<Snapshot>,
     /// Whether `PRAGMA locking_mode=EXCLUSIVE` was asked for.
     exclusive_locking: bool,
     /// Why the handle is of no use any more.
@@ -94,9 +97,16 @@ impl DatabaseFile {
             read_only,
             hold: Hold::Nothing,
             visible: VisibleHeader::default(),
+            fixed: None,
             exclusive_locking: false,
             broken: None,
         }
+    }
+
+    /// A handle that reads `version` of the facet, and nothing else.
+    pub(crate) fn at_version(store: Arc<Store>, facet: Arc<Facet>, version: Snapshot) -> Self {
+        let this = Self::new(store, facet, Durability::Sync, true);
+        Self { fixed: Some(version), ..this }
     }
 
     /// Whether anything is staged.
@@ -126,6 +136,9 @@ impl DatabaseFile {
     }
 
     fn snapshot(&self, operation: Operation) -> Result<Snapshot, Failure> {
+        if let Some(version) = &self.fixed {
+            return Ok(version.clone());
+        }
         self.facet.snapshot(self.view()).map_err(|error| Failure::from_engine(operation, &error))
     }
 
@@ -281,7 +294,7 @@ impl File for DatabaseFile {
     }
 
     fn is_reserved(&self) -> bool {
-        self.facet.has_writer()
+        self.fixed.is_none() && self.facet.has_writer()
     }
 
     fn before_sync(&mut self, super_journal: Option<&str>) -> Result<(), Failure> {
@@ -322,7 +335,8 @@ impl File for DatabaseFile {
         };
         if name.eq_ignore_ascii_case("locking_mode") {
             let exclusive = value.eq_ignore_ascii_case("exclusive");
-            if exclusive && self.read_only {
+            // Where there is one version alone there is nothing to miss.
+            if exclusive && self.read_only && self.fixed.is_none() {
                 return PragmaAnswer::Refuse(NO_EXCLUSIVE_READER.into());
             }
             self.exclusive_locking = exclusive;
@@ -362,12 +376,22 @@ impl File for DatabaseFile {
         self.facet.is_deleted()
     }
 
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     fn device_characteristics(&self) -> c_int {
         // Claimed because they hold whatever the disk does: a write changes the bytes it names and
         // no others, and any range can be read (test: `a_file_is_a_run_of_bytes`). The atomic-write flags would hold too, but the
         // SQLite builds that know them change how they commit; the append, sequential and
         // undeletable flags speak of journals, which are scratch here.
-        sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE | sqlite::SQLITE_IOCAP_SUBPAGE_READ
+        let flags = sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE | sqlite::SQLITE_IOCAP_SUBPAGE_READ;
+        match self.fixed {
+            // A version of the past is pinned by the handle: SQLite then takes no locks, looks for
+            // no journal, and keeps its cache.
+            Some(_) => flags | sqlite::SQLITE_IOCAP_IMMUTABLE,
+            None => flags,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::barrier::{guard, guard_value};
 use super::mount::{AppData, Mount};
 use super::slot;
 use crate::error::{self, Failure, Operation};
-use crate::file::{Access, FileKind, FileSystem, OpenRequest, Opened};
+use crate::file::{Access, File, FileKind, FileSystem, OpenRequest, Opened};
 
 /// The mount behind a VFS.
 ///
@@ -67,6 +67,23 @@ unsafe fn uri_parameter(name: *const c_char, key: &str) -> Option<String> {
     Some(unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned())
 }
 
+/// The names of all URI parameters.
+///
+/// # Safety
+/// As for [`uri_parameter`].
+unsafe fn uri_parameter_names(name: *const c_char) -> Vec<String> {
+    let name_at = |index| {
+        // SAFETY: the caller says so; SQLite answers null beyond the last.
+        let key = unsafe { sqlite::sqlite3_uri_key(name, index) };
+        if key.is_null() {
+            return None;
+        }
+        // SAFETY: a string in the memory behind the name.
+        Some(unsafe { CStr::from_ptr(key) }.to_string_lossy().into_owned())
+    };
+    (0..).map_while(name_at).collect()
+}
+
 pub(super) unsafe extern "C" fn open<S: FileSystem>(
     vfs: *mut sqlite::sqlite3_vfs,
     name: *const c_char,
@@ -80,12 +97,20 @@ pub(super) unsafe extern "C" fn open<S: FileSystem>(
         // SAFETY: SQLite passes the VFS that the method belongs to.
         let mount = unsafe { mount_of::<S>(vfs, Operation::Open) }?;
         let kind = FileKind::from_flags(flags);
+        let has_parameters = kind == FileKind::MainDatabase && !name.is_null();
         let parameter = |key: &str| {
-            if kind != FileKind::MainDatabase || name.is_null() {
+            if !has_parameters {
                 return None;
             }
             // SAFETY: the name of a main database, during xOpen.
             unsafe { uri_parameter(name, key) }
+        };
+        let parameter_names = || {
+            if !has_parameters {
+                return Vec::new();
+            }
+            // SAFETY: the name of a main database, during xOpen.
+            unsafe { uri_parameter_names(name) }
         };
         let request = OpenRequest {
             kind,
@@ -93,9 +118,16 @@ pub(super) unsafe extern "C" fn open<S: FileSystem>(
             // SAFETY: a file name, during the call (4).
             name: unsafe { text(name, Operation::Open) }?,
             parameter: &parameter,
+            parameter_names: &parameter_names,
         };
+        let mut granted = flags;
         match mount.file_system().open(&request)? {
             Opened::Database(opened) => {
+                if opened.is_read_only() {
+                    // What SQLite then takes the database for: as a file that may not be written.
+                    granted &= !(sqlite::SQLITE_OPEN_READWRITE | sqlite::SQLITE_OPEN_CREATE);
+                    granted |= sqlite::SQLITE_OPEN_READONLY;
+                }
                 // SAFETY: SQLite gives szOsFile bytes, which is SLOT_BYTES, for a file to open (2).
                 unsafe { slot::install(file, opened, mount) };
             }
@@ -106,7 +138,7 @@ pub(super) unsafe extern "C" fn open<S: FileSystem>(
         }
         if !out_flags.is_null() {
             // SAFETY: a place for the flags (4).
-            unsafe { *out_flags = flags };
+            unsafe { *out_flags = granted };
         }
         Ok(sqlite::SQLITE_OK)
     })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lapidary_engine::{
-    Environment, FacetName, Io, MemoryIo, PosixIo, Store, StoreOptions, Tunables,
+    Environment, FacetName, Io, MemoryIo, PosixIo, Retention, Store, StoreOptions, Tunables,
 };
 use lapidary_vfs::{Registration, VfsOptions};
 use rusqlite::{Connection, OpenFlags};
@@ -41,6 +41,15 @@ impl Fixture {
     /// A store whose transactions spill early.
     pub(crate) fn spilling() -> Self {
         let tunables = Tunables { spill_bytes: 64 << 10, ..Tunables::default() };
+        let options = StoreOptions { tunables, ..StoreOptions::create() };
+        Self::with(Arc::new(MemoryIo::new()), options, None)
+    }
+
+    /// A store that keeps all versions.
+    pub(crate) fn keeping_history() -> Self {
+        let age = std::time::Duration::from_secs(24 * 3600);
+        let retention = Retention { bytes: u64::MAX, age };
+        let tunables = Tunables { retention, spill_bytes: 64 << 10, ..Tunables::default() };
         let options = StoreOptions { tunables, ..StoreOptions::create() };
         Self::with(Arc::new(MemoryIo::new()), options, None)
     }

@@ -96,7 +96,10 @@ fn uris() {
         ("nolock=1", "`nolock` is refused"),
         ("nolock=yes", "`nolock` is refused"),
         ("immutable=1", "`immutable` is refused"),
-        ("at=xyz", "`at` is refused"),
+        ("at=xyz", "no such facet"),
+        ("lapidary_at=1", "`lapidary_at` is refused"),
+        ("Lapidary", "`Lapidary` is refused"),
+        ("AT=1", "`AT` is refused"),
         ("lapidary_gate=guess", "no gate has this token"),
     ] {
         let (code, message) = refusal(open(format!("file:a?vfs={vfs}&{parameters}")));
