@@ -1,7 +1,12 @@
 //! Random lives of a store, verified again and again: what is counted as live, and as shared, is what is
 //! there, whatever was forked, restored, deleted, cleaned and reopened.
 
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    reason = "a test"
+)]
 
 mod support;
 
@@ -35,7 +40,7 @@ impl Life {
         let mut life = Self {
             io: MemoryIo::new(),
             store: None,
-            keeps_history: seed % 3 != 0,
+            keeps_history: !seed.is_multiple_of(3),
             chance: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             facets: BTreeMap::new(),
             bookmarks: Vec::new(),

@@ -95,8 +95,15 @@ struct Pin {
 
 impl Facet {
     /// A new, empty facet.
-    pub(crate) fn new(core: Arc<Core>, id: FacetId, name: FacetName, limits: Limits) -> Arc<Self> {
-        Self::with(core, id, id, name, Content::default(), None, limits)
+    pub(crate) fn new(
+        core: Arc<Core>,
+        id: FacetId,
+        name: FacetName,
+        meta: VersionMeta,
+        limits: Limits,
+    ) -> Arc<Self> {
+        let content = Content { meta, map: PageMap::default() };
+        Self::with(core, id, id, name, content, None, limits)
     }
 
     /// A facet that begins with `content` of another, of the same family.

@@ -107,7 +107,17 @@ impl Facet {
         self.note_change(&mut state, pages, 0);
     }
 
-    /// The facet is new or renamed, durably.
+    /// The facet, which is new, is durable.
+    pub(crate) fn publish_create(self: &Arc<Self>, lsn: Lsn) {
+        let mut state = self.state();
+        state.durable.meta.lsn = lsn;
+        if state.latest.meta.version == state.durable.meta.version {
+            state.latest.meta.lsn = lsn;
+        }
+        self.note_change(&mut state, 0, 0);
+    }
+
+    /// The facet has a new name, durably.
     pub(crate) fn publish_touch(self: &Arc<Self>) {
         self.note_change(&mut self.state(), 0, 0);
     }

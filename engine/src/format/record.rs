@@ -46,7 +46,7 @@
 //! | 33 | 3 | reserved |
 //! | 36 | 2 | bytes of the name |
 //! | 38 | 2 | bytes of the new name (rename only) |
-//! | 40 | 8 | milliseconds (retention) |
+//! | 40 | 8 | milliseconds (retention), incarnation (create) |
 //! | 48 | … | name, new name, padded with zeros to a multiple of 8 |
 //!
 //! Kind 4, *checkpoint part*: see `catalog.rs`. Means nothing by itself; the superblock leads to it. A
@@ -163,6 +163,7 @@ pub(crate) enum CatalogChange {
     Create {
         facet: FacetId,
         name: FacetName,
+        incarnation: Incarnation,
     },
     Delete {
         name: FacetName,
@@ -245,7 +246,9 @@ pub(crate) fn commit_bytes_max(referred: usize, inline: usize, size: PageSize) -
 pub(crate) fn encode_catalog(lsn: Lsn, wall_ms: u64, change: &CatalogChange, out: &mut Vec<u8>) {
     let none = "";
     let (action, value, ms, name, new_name) = match change {
-        CatalogChange::Create { facet, name } => (1, facet.0, 0, name.as_str(), none),
+        CatalogChange::Create { facet, name, incarnation } => {
+            (1, facet.0, u64::from(incarnation.0), name.as_str(), none)
+        }
         CatalogChange::Delete { name } => (2, 0, 0, name.as_str(), none),
         CatalogChange::Rename { from, to } => (3, 0, 0, from.as_str(), to.as_str()),
         CatalogChange::Quota { name, bytes: Some(bytes) } => (4, *bytes, 0, name.as_str(), none),
@@ -459,7 +462,11 @@ pub(crate) enum Record {
         header: CommitHeader,
         pages: Vec<CommittedPage>,
     },
-    Catalog(CatalogChange),
+    Catalog {
+        lsn: Lsn,
+        wall_ms: u64,
+        change: CatalogChange,
+    },
     Fork(Vec<ForkEntry>),
     /// Nothing for recovery to do.
     Other,
@@ -476,7 +483,10 @@ pub(crate) fn decode_all(
     let at = walk(records, first_lsn, count, |header, body, at| {
         decoded.push(match header.kind {
             COMMIT => decode_commit(header.lsn, body, at + HEADER_BYTES)?,
-            CATALOG => Record::Catalog(decode_catalog(body)?),
+            CATALOG => {
+                let (wall_ms, change) = decode_catalog(body)?;
+                Record::Catalog { lsn: header.lsn, wall_ms, change }
+            }
             FORK => Record::Fork(decode_fork(body)?),
             SPILL | PART => Record::Other,
             SURVIVORS => return Err(Malformed("survivors are in the log")),
@@ -670,25 +680,32 @@ fn decode_commit(lsn: Lsn, body: &[u8], body_at: usize) -> Result<Record, Malfor
     Ok(Record::Commit { header, pages })
 }
 
-fn decode_catalog(body: &[u8]) -> Result<CatalogChange, Malformed> {
+fn decode_catalog(body: &[u8]) -> Result<(u64, CatalogChange), Malformed> {
     let mut reader = Reader::new(body);
-    let _wall_ms = reader.u64()?;
+    let wall_ms = reader.u64()?;
     let value = reader.u64()?;
     let action = reader.u8()?;
     reader.reserved(3)?;
     let (len, new_len) = (reader.u16()?, reader.u16()?);
     let ms = reader.u64()?;
     let name = decode_name(&mut reader, len)?;
-    match action {
-        1 => Ok(CatalogChange::Create { facet: FacetId(value), name }),
-        2 => Ok(CatalogChange::Delete { name }),
-        3 => Ok(CatalogChange::Rename { from: name, to: decode_name(&mut reader, new_len)? }),
-        4 => Ok(CatalogChange::Quota { name, bytes: Some(value) }),
-        5 => Ok(CatalogChange::Quota { name, bytes: None }),
-        6 => Ok(CatalogChange::Retention { name, limits: Some((value, ms)) }),
-        7 => Ok(CatalogChange::Retention { name, limits: None }),
-        _ => Err(Malformed("the catalog change is unknown")),
-    }
+    let change = match action {
+        1 => CatalogChange::Create {
+            facet: FacetId(value),
+            name,
+            incarnation: u32::try_from(ms)
+                .map(Incarnation)
+                .map_err(|_| Malformed("an incarnation is too high"))?,
+        },
+        2 => CatalogChange::Delete { name },
+        3 => CatalogChange::Rename { from: name, to: decode_name(&mut reader, new_len)? },
+        4 => CatalogChange::Quota { name, bytes: Some(value) },
+        5 => CatalogChange::Quota { name, bytes: None },
+        6 => CatalogChange::Retention { name, limits: Some((value, ms)) },
+        7 => CatalogChange::Retention { name, limits: None },
+        _ => return Err(Malformed("the catalog change is unknown")),
+    };
+    Ok((wall_ms, change))
 }
 
 fn decode_fork(body: &[u8]) -> Result<Vec<ForkEntry>, Malformed> {
@@ -752,7 +769,11 @@ mod tests {
         finish(start, &mut out);
         let name = |text| FacetName::new(text).unwrap();
         let changes = [
-            CatalogChange::Create { facet: FacetId(6), name: name("a/b") },
+            CatalogChange::Create {
+                facet: FacetId(6),
+                name: name("a/b"),
+                incarnation: Incarnation(3),
+            },
             CatalogChange::Delete { name: name("c") },
             CatalogChange::Rename { from: name("a"), to: name("long/name") },
             CatalogChange::Quota { name: name("q"), bytes: Some(5) },
@@ -785,7 +806,8 @@ mod tests {
             CommittedPage::Inline { page: PageNo(9), at, len, crc },
         ];
         let mut expected = vec![Record::Commit { header, pages }, Record::Other];
-        expected.extend(changes.map(Record::Catalog));
+        let catalog = (9..).map(Lsn).zip(changes);
+        expected.extend(catalog.map(|(lsn, change)| Record::Catalog { lsn, wall_ms: 11, change }));
         expected.extend([Record::Fork(forks), Record::Other]);
         assert_eq!(decode_all(&out, Lsn(7), 11), Ok(expected));
 

@@ -63,7 +63,9 @@ pub(crate) enum Effect {
     Delete(Vec<Arc<Facet>>),
     /// Facets begin.
     Fork(Vec<ForkEffect>),
-    /// A facet has a new name, or is new: the next checkpoint has to say so.
+    /// A facet begins, empty.
+    Create(Arc<Facet>),
+    /// Facets have a new name: the next checkpoint has to say so.
     Touch(Vec<Arc<Facet>>),
     /// A checkpoint part has its place: `at`, `len` and `crc` as in [`PageEffect`].
     Part { at: usize, len: u32, crc: u32, place: PartPlace },

@@ -312,6 +312,7 @@ fn publish(effect: Effect, lsn: Lsn, place: Placement, segments: &Segments) {
                 fork.facet.publish_fork(&fork.source, fork.content, lsn);
             }
         }
+        Effect::Create(facet) => facet.publish_create(lsn),
         Effect::Touch(facets) => {
             for facet in facets {
                 facet.publish_touch();

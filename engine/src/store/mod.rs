@@ -32,6 +32,7 @@ use crate::core::{Changed, Core};
 use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::facet::Facet;
+use crate::format::catalog::VersionMeta;
 use crate::format::record::{self, CatalogChange};
 use crate::log::Effect;
 use crate::name::FacetName;
@@ -490,10 +491,13 @@ impl Shared {
             return Ok((facet, false));
         }
         let limits = catalog.settings.limits_of(name, &core.tunables);
-        let facet = Facet::new(Arc::clone(core), catalog.next(), name.clone(), limits);
+        let incarnation = core.incarnation;
+        let wall_ms = core.environment.clock.wall_ms();
+        let meta = VersionMeta { incarnation, wall_ms, ..VersionMeta::default() };
+        let facet = Facet::new(Arc::clone(core), catalog.next(), name.clone(), meta, limits);
         catalog.insert(name.clone(), Arc::clone(&facet));
-        let change = CatalogChange::Create { facet: facet.id(), name: name.clone() };
-        let effect = Effect::Touch(vec![Arc::clone(&facet)]);
+        let change = CatalogChange::Create { facet: facet.id(), name: name.clone(), incarnation };
+        let effect = Effect::Create(Arc::clone(&facet));
         facet.set_name_ticket(self.append_change(admission, &change, effect));
         Ok((facet, true))
     }

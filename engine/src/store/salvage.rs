@@ -373,7 +373,7 @@ impl Scan<'_> {
                 }
                 remains.content.meta = header.meta;
             }
-            Record::Catalog(change) => self.catalog_change(change),
+            Record::Catalog { change, .. } => self.catalog_change(change),
             Record::Fork(entries) => {
                 for entry in entries {
                     let source = self.facets.get(&entry.source);
@@ -399,7 +399,7 @@ impl Scan<'_> {
             name.is_some_and(|name| name.is_within(root))
         };
         match change {
-            CatalogChange::Create { facet, name } => {
+            CatalogChange::Create { facet, name, .. } => {
                 let remains = self.facets.entry(facet).or_default();
                 remains.name = Some(name.to_string());
                 remains.is_whole |= remains.content.meta.version == Version(0);

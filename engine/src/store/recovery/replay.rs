@@ -6,6 +6,7 @@ use super::corrupt_at;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::facet::{Committed, Content, Facet};
+use crate::format::catalog::VersionMeta;
 use crate::format::record::{CatalogChange, CommitHeader, CommittedPage, ForkEntry, Record};
 use crate::format::{SLOT_BYTES, StoredRef, stored_len};
 use crate::map::PageRef;
@@ -32,7 +33,9 @@ impl<'a> Replay<'a> {
         for record in records {
             let done = match record {
                 Record::Commit { header, pages } => self.commit(&header, &pages, place)?,
-                Record::Catalog(change) => self.catalog_change(change)?,
+                Record::Catalog { lsn, wall_ms, change } => {
+                    self.catalog_change(change, lsn, wall_ms)?
+                }
                 Record::Fork(entries) => self.fork(entries)?,
                 Record::Other => Ok(()),
             };
@@ -128,7 +131,7 @@ impl<'a> Replay<'a> {
         Ok(Ok(()))
     }
 
-    fn catalog_change(&mut self, change: CatalogChange) -> Result<Sense> {
+    fn catalog_change(&mut self, change: CatalogChange, lsn: Lsn, wall_ms: u64) -> Result<Sense> {
         if self.catalog.settings.replay(&change) {
             if let CatalogChange::Quota { name, .. } | CatalogChange::Retention { name, .. } =
                 &change
@@ -139,13 +142,14 @@ impl<'a> Replay<'a> {
             return Ok(Ok(()));
         }
         match change {
-            CatalogChange::Create { facet, name } => {
+            CatalogChange::Create { facet, name, incarnation } => {
                 let limits = self.catalog.settings.limits_of(&name, &self.core.tunables);
-                let facet = Facet::new(Arc::clone(self.core), facet, name.clone(), limits);
+                let meta = VersionMeta { incarnation, wall_ms, ..VersionMeta::default() };
+                let facet = Facet::new(Arc::clone(self.core), facet, name.clone(), meta, limits);
                 if !self.catalog.insert(name, Arc::clone(&facet)) {
                     return Ok(Err("a facet is created whose name or number is taken"));
                 }
-                facet.publish_touch();
+                facet.publish_create(lsn);
             }
             CatalogChange::Delete { name } => {
                 let facets = self.catalog.remove_subtree(&name, self.core);
