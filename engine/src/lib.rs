@@ -8,19 +8,21 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `types`, `name`, `error`, `config`, `env` | units, names, errors, settings, the outside world |
+//! | `types`, `name`, `bookmark`, `error`, `config`, `env` | units, names, names of versions, errors, settings, the outside world |
+//! | `core` | what every part of an open store shares |
 //! | `io` | files behind one trait: the operating system's (POSIX, io_uring), in memory, and changes in memory over others |
 //! | `format` | every byte on disk, each with one owner |
 //! | `map` | page maps: persistent trees of page references |
-//! | `segments` | segment files, what is live in them, room for new data |
+//! | `segments` | segment files, what is live in them, where the cleaner put things, room for new data |
 //! | `log` | per-core buffers, flushes, the durable LSN |
-//! | `facet` | versions, snapshots, the writer, publication |
-//! | `store` | the store, its catalog, checkpoints, recovery, its threads |
+//! | `facet` | versions, snapshots, the writer, publication, history, restores, root hashes, what quotas and retentions say |
+//! | `store` | the store, its catalog, forks, quotas, checkpoints, who holds what, the cleaner, recovery, verification, salvage, its threads |
 //!
 //! A commit: `facet::writer` stages pages and appends a record to a buffer of `log`; a flush
 //! (`log::writer`) writes and syncs a batch and publishes it (`facet::publish`). A read: a snapshot
 //! (`facet::snapshot`) finds the page's reference in its `map` and reads it from memory or through
-//! `segments`. Recovery: `store::recovery`, which starts with a table of decisions.
+//! `segments`, where the cleaner put it. Recovery: `store::recovery`, which starts with a table of
+//! decisions. What is garbage is settled by checkpoints: `store::references`.
 //!
 //! # Example
 //!
