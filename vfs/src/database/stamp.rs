@@ -15,6 +15,11 @@
 //!   that of somebody else's commit: a stale cache would be taken for a fresh one;
 //! - a transaction given up without its journal being replayed leaves new pages in the cache.
 //!
+//! Forks, restores and versions of the past need nothing more. A restore is a commit with a number of
+//! its own. A handle belongs to one facet for life, so a fork, whose versions go on from the numbers
+//! of its source, is never looked at through a handle that has seen the source. And a handle to a
+//! version of the past has no other. (Test: `no_cache_is_ever_stale` in `tests/vfs/history.rs`.)
+//!
 //! Hence this record of what the pager remembers, and of which version it was. Tests with SQLite
 //! itself: `tests/vfs/cache.rs`.
 
