@@ -178,7 +178,7 @@ impl Pace {
 const FILL_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Segments that the log should not need more than of in a second.
-const SEGMENTS_PER_SECOND: u64 = 16;
+const SEGMENTS_PER_SECOND: u64 = 32;
 
 /// Most of the reserve that one new segment is made for.
 const RESERVE_BYTES_PER_SEGMENT: usize = 1 << 20;
@@ -673,7 +673,7 @@ impl Segments {
 const READY_SHARE: u64 = 32;
 /// …unless they are fewer segments than this, or this while the log is busy.
 const READY_SEGMENTS_MIN: u64 = 4;
-const READY_SEGMENTS_BUSY_MIN: u64 = 6;
+const READY_SEGMENTS_BUSY_MIN: u64 = 5;
 
 fn is_settled(
     segment: SegmentId,

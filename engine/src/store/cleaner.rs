@@ -14,7 +14,9 @@
 //!
 //! Victims are chosen by benefit over cost, after Rosenblum and Ousterhout (The Design and
 //! Implementation of a Log-Structured File System, 1991): free space gained times age, over what reading
-//! and writing costs. Survivors of the log and those that were moved before go to different segments: what
+//! and writing costs. The age of a segment counts from when it was filled, also if with survivors: where
+//! overwrites hit everything alike, age of data says nothing, and segments that are mostly live would be
+//! moved again and again because their content is old. Survivors of the log and those that were moved before go to different segments: what
 //! has stayed for long will stay longer, and so segments are mostly all live or all garbage.
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -143,6 +145,7 @@ impl Shared {
             moved: Moved::default(),
             pace,
             urgency: if urge == Urge::Space { f64::INFINITY } else { urgency },
+            now,
             needed: if urge == Urge::Space { u64::MAX } else { taken - bound - slack },
         };
         let outputs = std::mem::take(&mut self.cleaning().outputs);
@@ -245,6 +248,8 @@ struct Pass<'a> {
     moved: Moved,
     pace: Pace<'a>,
     urgency: f64,
+    /// Where the log is.
+    now: Lsn,
     /// Bytes that are to be won.
     needed: u64,
 }
@@ -314,13 +319,13 @@ impl Pass<'_> {
                     self.moved.filled.push((full.taken.segment, full.live_bytes));
                     touched.push(full.file);
                 }
-                let Some(taken) = self.segments().take_for_survivors(needed as u64, victim.born)
+                let Some(taken) = self.segments().take_for_survivors(needed as u64, self.now)
                 else {
                     // What was copied so far is not led to, and is in the way of nobody.
                     return Ok(false);
                 };
                 let file = self.segments().files.get(taken.segment)?;
-                outputs[slot] = Some(Output::new(taken, file, victim.born));
+                outputs[slot] = Some(Output::new(taken, file, self.now));
             }
             let output = outputs[slot].as_mut().expect("it was just made");
             output.push(survivor);
