@@ -74,6 +74,8 @@ impl Facet {
         let page_count = commit.pages.size_hint().0;
         let history_bytes = self.apply(&mut state, commit);
         state.latest = state.durable.clone();
+        // Else a commit that came while nothing was to be kept would leave a gap behind what still is.
+        self.trim(&mut state);
         self.note_change(&mut state, page_count, history_bytes);
         Ok(())
     }
