@@ -13,7 +13,7 @@ use crate::format::catalog::VersionMeta;
 use crate::format::record::Referred;
 use crate::log::{CommitEffect, PageEffect};
 use crate::map::{PageMap, PageRef};
-use crate::types::{Lsn, PageNo};
+use crate::types::{Incarnation, Lsn, PageNo};
 
 /// A commit as it changes the durable version.
 pub(crate) struct Committed<'a> {
@@ -94,10 +94,12 @@ impl Facet {
         self: &Arc<Self>,
         source: &Arc<Self>,
         content: Option<Content>,
+        incarnation: Incarnation,
         lsn: Lsn,
     ) {
         let mut content = content.unwrap_or_else(|| source.state().durable.clone());
         content.meta.lsn = lsn;
+        content.meta.incarnation = incarnation;
         let mut state = self.state();
         if state.latest.meta.version == content.meta.version {
             state.latest = content.clone();

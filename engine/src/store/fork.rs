@@ -168,6 +168,9 @@ impl Store {
             for Planned { name, source, content, latest, differing } in planned {
                 let mut begins = content.as_ref().unwrap_or(&latest).clone();
                 begins.meta.lsn = Lsn(0);
+                // A crash can take the fork, and another may get its number: what that begins with
+                // must not look like this.
+                begins.meta.incarnation = core.incarnation;
                 let meta = begins.meta;
                 let limits = catalog.settings.limits_of(name, &core.tunables);
                 limits.quotas.iter().for_each(|quota| quota.add(meta.logical_bytes()));
@@ -184,7 +187,13 @@ impl Store {
                     pages: differing,
                 });
                 let source = Arc::clone(source);
-                effects.push(ForkEffect { facet: Arc::clone(&facet), source, content });
+                let incarnation = core.incarnation;
+                effects.push(ForkEffect {
+                    facet: Arc::clone(&facet),
+                    source,
+                    content,
+                    incarnation,
+                });
                 facets.push(facet);
             }
             let wall_ms = core.environment.clock.wall_ms();

@@ -125,8 +125,8 @@ impl<'a> Replay<'a> {
             if !self.catalog.insert(entry.name, Arc::clone(&facet)) {
                 return Ok(Err("a fork is created whose name or number is taken"));
             }
-            let lsn: Lsn = content.meta.lsn;
-            facet.publish_fork(&source, Some(content), lsn);
+            let (incarnation, lsn) = (content.meta.incarnation, content.meta.lsn);
+            facet.publish_fork(&source, Some(content), incarnation, lsn);
         }
         Ok(Ok(()))
     }
