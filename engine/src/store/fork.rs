@@ -204,6 +204,7 @@ impl Store {
             });
             drop(held);
             for facet in &facets {
+                facet.set_created(ticket.lsn());
                 facet.set_name_ticket(ticket);
             }
             return Ok((facets, ticket));

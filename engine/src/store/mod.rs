@@ -498,7 +498,9 @@ impl Shared {
         catalog.insert(name.clone(), Arc::clone(&facet));
         let change = CatalogChange::Create { facet: facet.id(), name: name.clone(), incarnation };
         let effect = Effect::Create(Arc::clone(&facet));
-        facet.set_name_ticket(self.append_change(admission, &change, effect));
+        let ticket = self.append_change(admission, &change, effect);
+        facet.set_created(ticket.lsn());
+        facet.set_name_ticket(ticket);
         Ok((facet, true))
     }
 
