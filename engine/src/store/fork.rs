@@ -149,8 +149,9 @@ impl Store {
                 }
                 held.push(state);
             }
-            let bytes = planned.iter().map(|planned| planned.begins().meta.logical_bytes()).sum();
-            catalog.settings.check_room(to, None, bytes)?;
+            let bytes = |planned: &Planned<'_>| planned.begins().meta.logical_bytes();
+            let arrivals = planned.iter().map(|planned| (planned.name, bytes(planned)));
+            catalog.settings.check_room(arrivals, None)?;
             let pages = planned.iter().map(|planned| planned.differing.len()).sum();
             if planned.len() > facets_max || pages > pages_max {
                 (facets_max, pages_max) = (planned.len(), pages);

@@ -165,7 +165,7 @@ impl<'a> Replay<'a> {
             CatalogChange::Rename { from, to } => match self.catalog.plan_rename(&from, &to) {
                 Ok(moves) => {
                     let facets = self.catalog.rename(moves, self.core);
-                    self.note_settings(|settings| settings.rename(&from, &to));
+                    self.note_settings(|settings| settings.rename(&from, &to).0);
                     self.catalog.apply_limits(&to, self.core);
                     for facet in facets {
                         facet.publish_touch();
