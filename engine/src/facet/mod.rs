@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{FacetEntry, VersionMeta};
 use crate::map::PageMap;
 use crate::name::FacetName;
-use crate::types::{FacetId, PageSize, SegmentId, Ticket, Version, View};
+use crate::types::{FacetId, Lsn, PageSize, SegmentId, Ticket, Version, View};
 
 /// A facet's content at a version.
 #[derive(Clone, Debug, Default)]
@@ -285,6 +285,14 @@ impl Facet {
     /// Gives the facet another name; the catalog's lock is held.
     pub(crate) fn set_name(&self, name: FacetName) {
         self.state().name = name;
+    }
+
+    /// Says when the facet was created, with the version it has; the catalog's lock is held. What was
+    /// before that has nothing of it.
+    pub(crate) fn set_created(&self, lsn: Lsn) {
+        let mut state = self.state();
+        state.latest.meta.lsn = lsn;
+        state.durable.meta.lsn = lsn;
     }
 
     /// Says when the facet got its name; the catalog's lock is held.

@@ -13,7 +13,7 @@ use crate::format::catalog::VersionMeta;
 use crate::format::record::Referred;
 use crate::log::{CommitEffect, PageEffect};
 use crate::map::{PageMap, PageRef};
-use crate::types::{Lsn, PageNo};
+use crate::types::{Incarnation, Lsn, PageNo};
 
 /// A commit as it changes the durable version.
 pub(crate) struct Committed<'a> {
@@ -74,6 +74,8 @@ impl Facet {
         let page_count = commit.pages.size_hint().0;
         let history_bytes = self.apply(&mut state, commit);
         state.latest = state.durable.clone();
+        // Else a commit that came while nothing was to be kept would leave a gap behind what still is.
+        self.trim(&mut state);
         self.note_change(&mut state, page_count, history_bytes);
         Ok(())
     }
@@ -92,10 +94,12 @@ impl Facet {
         self: &Arc<Self>,
         source: &Arc<Self>,
         content: Option<Content>,
+        incarnation: Incarnation,
         lsn: Lsn,
     ) {
         let mut content = content.unwrap_or_else(|| source.state().durable.clone());
         content.meta.lsn = lsn;
+        content.meta.incarnation = incarnation;
         let mut state = self.state();
         if state.latest.meta.version == content.meta.version {
             state.latest = content.clone();

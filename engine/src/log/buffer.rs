@@ -8,7 +8,7 @@ use crate::format::StoredRef;
 use crate::format::catalog::VersionMeta;
 use crate::format::record::Referred;
 use crate::map::Node;
-use crate::types::{FacetId, Lsn, PageNo, SegmentId};
+use crate::types::{FacetId, Incarnation, Lsn, PageNo, SegmentId};
 
 /// A page in a record: where in the record it is, and the image it was made from.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct ForkEffect {
     pub(crate) source: Arc<Facet>,
     /// What the new facet begins with; `None`: what the source's durable version is by then.
     pub(crate) content: Option<Content>,
+    /// Of the fork, whatever its content is from.
+    pub(crate) incarnation: Incarnation,
 }
 
 /// Where the pages of a spill record went, once they did.

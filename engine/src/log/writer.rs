@@ -309,7 +309,7 @@ fn publish(effect: Effect, lsn: Lsn, place: Placement, segments: &Segments) {
         }
         Effect::Fork(forks) => {
             for fork in forks {
-                fork.facet.publish_fork(&fork.source, fork.content, lsn);
+                fork.facet.publish_fork(&fork.source, fork.content, fork.incarnation, lsn);
             }
         }
         Effect::Create(facet) => facet.publish_create(lsn),

@@ -247,12 +247,6 @@ impl Catalog {
         }
     }
 
-    /// After a rename: puts the facets of a subtree, which are open, under the limits of their names;
-    /// quotas that moved along count anew.
-    pub(crate) fn recount(&self, root: &FacetName, core: &Core) {
-        self.apply_limits(root, core);
-    }
-
     /// Counts the facets of a subtree that are not open into its quota, which is new.
     pub(crate) fn count_cold(&self, quota: &crate::facet::Quota) {
         for (_, id) in self.subtree(&quota.name) {

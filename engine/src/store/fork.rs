@@ -149,8 +149,9 @@ impl Store {
                 }
                 held.push(state);
             }
-            let bytes = planned.iter().map(|planned| planned.begins().meta.logical_bytes()).sum();
-            catalog.settings.check_room(to, None, bytes)?;
+            let bytes = |planned: &Planned<'_>| planned.begins().meta.logical_bytes();
+            let arrivals = planned.iter().map(|planned| (planned.name, bytes(planned)));
+            catalog.settings.check_room(arrivals, None)?;
             let pages = planned.iter().map(|planned| planned.differing.len()).sum();
             if planned.len() > facets_max || pages > pages_max {
                 (facets_max, pages_max) = (planned.len(), pages);
@@ -168,6 +169,9 @@ impl Store {
             for Planned { name, source, content, latest, differing } in planned {
                 let mut begins = content.as_ref().unwrap_or(&latest).clone();
                 begins.meta.lsn = Lsn(0);
+                // A crash can take the fork, and another may get its number: what that begins with
+                // must not look like this.
+                begins.meta.incarnation = core.incarnation;
                 let meta = begins.meta;
                 let limits = catalog.settings.limits_of(name, &core.tunables);
                 limits.quotas.iter().for_each(|quota| quota.add(meta.logical_bytes()));
@@ -184,7 +188,13 @@ impl Store {
                     pages: differing,
                 });
                 let source = Arc::clone(source);
-                effects.push(ForkEffect { facet: Arc::clone(&facet), source, content });
+                let incarnation = core.incarnation;
+                effects.push(ForkEffect {
+                    facet: Arc::clone(&facet),
+                    source,
+                    content,
+                    incarnation,
+                });
                 facets.push(facet);
             }
             let wall_ms = core.environment.clock.wall_ms();
@@ -195,6 +205,7 @@ impl Store {
             });
             drop(held);
             for facet in &facets {
+                facet.set_created(ticket.lsn());
                 facet.set_name_ticket(ticket);
             }
             return Ok((facets, ticket));

@@ -260,15 +260,17 @@ impl Store {
             core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
         let mut catalog = shared.catalog_mut();
         let moves = catalog.plan_rename(from, to)?;
-        let ids = catalog.subtree(from).map(|(_, id)| id);
-        let bytes = ids.map(|id| catalog.logical_bytes(id)).sum();
-        // What is counted already where it goes to needs no room there.
-        catalog.settings.check_room(to, Some(from), bytes)?;
+        let bytes = catalog.subtree(from).map(|(_, id)| catalog.logical_bytes(id));
+        let arrivals = moves.iter().map(|(_, to)| to).zip(bytes);
+        catalog.settings.check_room(arrivals, Some(from))?;
         let facets = catalog.rename(moves, core);
-        if catalog.settings.rename(from, to) {
+        let (any, quotas) = catalog.settings.rename(from, to);
+        if any {
             core.with_changed(|changed| changed.settings = true);
         }
-        catalog.recount(to, core);
+        // What was moved is open, but what was there before may not be.
+        quotas.iter().for_each(|quota| catalog.count_cold(quota));
+        catalog.apply_limits(to, core);
         let change = CatalogChange::Rename { from: from.clone(), to: to.clone() };
         let ticket = shared.append_change(admission, &change, Effect::Touch(facets.clone()));
         for facet in facets {
@@ -498,7 +500,9 @@ impl Shared {
         catalog.insert(name.clone(), Arc::clone(&facet));
         let change = CatalogChange::Create { facet: facet.id(), name: name.clone(), incarnation };
         let effect = Effect::Create(Arc::clone(&facet));
-        facet.set_name_ticket(self.append_change(admission, &change, effect));
+        let ticket = self.append_change(admission, &change, effect);
+        facet.set_created(ticket.lsn());
+        facet.set_name_ticket(ticket);
         Ok((facet, true))
     }
 

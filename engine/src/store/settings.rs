@@ -111,25 +111,32 @@ impl Settings {
         Limits { quotas, retention: retention.unwrap_or(tunables.retention) }
     }
 
-    /// Whether `bytes` more may come below `to`. What comes from below `from` is counted already
-    /// where both are.
-    pub(crate) fn check_room(
+    /// Whether facets of these names may come, each with so many bytes. What comes from below `from`
+    /// is counted already where both are.
+    pub(crate) fn check_room<'a>(
         &self,
-        to: &FacetName,
+        arrivals: impl Iterator<Item = (&'a FacetName, u64)>,
         from: Option<&FacetName>,
-        bytes: u64,
     ) -> Result<()> {
-        for name in to.and_above() {
-            let Some(quota) = self.quotas.get(name) else { continue };
-            let is_within = from.is_some_and(|from| from.is_within(&quota.name));
-            let used_bytes = quota.used_bytes();
-            if !is_within && used_bytes.saturating_add(bytes) > quota.limit_bytes() {
-                return Err(Error::QuotaExceeded {
-                    name: quota.name.to_string(),
-                    limit_bytes: quota.limit_bytes(),
-                    used_bytes,
-                    needed_bytes: bytes,
-                });
+        if self.quotas.is_empty() {
+            return Ok(());
+        }
+        let mut more: BTreeMap<&FacetName, (&Quota, u64)> = BTreeMap::new();
+        for (name, bytes) in arrivals {
+            for quota in name.and_above().filter_map(|above| self.quotas.get(above)) {
+                more.entry(&quota.name).or_insert((quota, 0)).1 += bytes;
+            }
+        }
+        for (name, (quota, needed_bytes)) in more {
+            let is_counted = from.is_some_and(|from| from.is_within(name));
+            let (used_bytes, limit_bytes) = (quota.used_bytes(), quota.limit_bytes());
+            // What needs nothing is let in, as commits that do not grow are.
+            if needed_bytes > 0
+                && !is_counted
+                && used_bytes.saturating_add(needed_bytes) > limit_bytes
+            {
+                let name = name.to_string();
+                return Err(Error::QuotaExceeded { name, limit_bytes, used_bytes, needed_bytes });
             }
         }
         Ok(())
@@ -142,16 +149,19 @@ impl Settings {
         !quotas.is_empty() || !retentions.is_empty()
     }
 
-    /// Moves what was set within a subtree; says whether there was anything. What would get a name
-    /// that breaks a rule is of no facet, and is forgotten.
-    pub(crate) fn rename(&mut self, from: &FacetName, to: &FacetName) -> bool {
+    /// Moves what was set within a subtree; says whether there was anything, and which quotas have
+    /// to count anew. What would get a name that breaks a rule is of no facet, and is forgotten.
+    pub(crate) fn rename(&mut self, from: &FacetName, to: &FacetName) -> (bool, Vec<Arc<Quota>>) {
         let quotas = take_subtree(&mut self.quotas, from);
         let retentions = take_subtree(&mut self.retentions, from);
         let any = !quotas.is_empty() || !retentions.is_empty();
         let moved = |name: &FacetName| name.moved(from, to).ok().flatten();
+        let mut new = Vec::new();
         for (name, quota) in quotas {
             if let Some(name) = moved(&name) {
-                self.quotas.insert(name.clone(), Quota::new(name, quota.limit_bytes()));
+                let quota = Quota::new(name.clone(), quota.limit_bytes());
+                new.push(Arc::clone(&quota));
+                self.quotas.insert(name, quota);
             }
         }
         for (name, retention) in retentions {
@@ -159,7 +169,7 @@ impl Settings {
                 self.retentions.insert(name, retention);
             }
         }
-        any
+        (any, new)
     }
 }
 

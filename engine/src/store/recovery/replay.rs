@@ -125,8 +125,8 @@ impl<'a> Replay<'a> {
             if !self.catalog.insert(entry.name, Arc::clone(&facet)) {
                 return Ok(Err("a fork is created whose name or number is taken"));
             }
-            let lsn: Lsn = content.meta.lsn;
-            facet.publish_fork(&source, Some(content), lsn);
+            let (incarnation, lsn) = (content.meta.incarnation, content.meta.lsn);
+            facet.publish_fork(&source, Some(content), incarnation, lsn);
         }
         Ok(Ok(()))
     }
@@ -165,7 +165,7 @@ impl<'a> Replay<'a> {
             CatalogChange::Rename { from, to } => match self.catalog.plan_rename(&from, &to) {
                 Ok(moves) => {
                     let facets = self.catalog.rename(moves, self.core);
-                    self.note_settings(|settings| settings.rename(&from, &to));
+                    self.note_settings(|settings| settings.rename(&from, &to).0);
                     self.catalog.apply_limits(&to, self.core);
                     for facet in facets {
                         facet.publish_touch();
