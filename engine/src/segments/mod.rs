@@ -44,7 +44,7 @@ struct InUse {
     /// The LSN after its last record; `None` while it is being written. Recovery needs the segment
     /// until the replay position has passed this.
     sealed_at: Option<Lsn>,
-    /// LSN from around the time its content was new.
+    /// The LSN when it was filled, from which its age counts.
     born: Lsn,
 }
 
@@ -355,7 +355,9 @@ impl Segments {
             pace.taken += 1;
             pace.taken_bytes += u64::from(ready.size);
         }
-        table.last_segment = SegmentId(table.last_segment.0 + 1);
+        let next = table.last_segment.0.checked_add(1);
+        table.last_segment =
+            SegmentId(next.expect("a store has fewer than 2 to the 32nd segments"));
         let segment = table.last_segment;
         self.files.set_file(segment, file);
         table.in_use.insert(
