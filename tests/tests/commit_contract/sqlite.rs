@@ -182,7 +182,6 @@ fn sqlite_no_space_in_a_spill() {
     trial.assert_refused_and_going();
 }
 
-/// Some of a refusal's words; the code is the business of `SQLITE_FULL`'s own tests in the VFS.
 #[test]
 fn sqlite_quota_exceeded() {
     let trial = Trial::new(1);
@@ -192,9 +191,7 @@ fn sqlite_quota_exceeded() {
     };
     trial.store().set_quota(&name("a"), Some(used)).unwrap();
     trial.begin();
-    let error = trial.connection.execute_batch("COMMIT").unwrap_err();
-    assert!([ffi::SQLITE_FULL, ffi::SQLITE_IOERR].contains(&(code(&error) & 0xff)), "{error}");
-    let words = take_last_error().unwrap();
+    let words = trial.commit_fails(ffi::SQLITE_FULL);
     assert!(words.contains("its quota of"), "{words}");
     trial.store().set_quota(&name("a"), None).unwrap();
     trial.assert_refused_and_going();
