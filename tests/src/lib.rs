@@ -6,6 +6,8 @@
 //! - [`model`], [`content`]: what a store should hold.
 //! - [`driver`]: random operations on a store, each answer compared with the model.
 //! - [`world`]: crashes, recoveries and checks around a driver.
+//! - [`hooks`]: a simulated disk that calls the test at a chosen write or sync.
+//! - [`image`]: the files of a store as text.
 //! - [`turns`]: the load of the kill test.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
 //! - [`chance`], [`seeds`]: where decisions come from, and how to repeat a run.
@@ -20,6 +22,8 @@ pub mod content;
 pub mod driver;
 pub mod failure;
 pub mod fuzz_bodies;
+pub mod hooks;
+pub mod image;
 pub mod model;
 pub mod seeds;
 pub mod sim_disk;
