@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lapidary_engine::{ErrorKind, FacetName, Store};
 use lapidary_vfs::VfsError;
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 /// Result of a host operation.
 pub type Result<T, E = HostError> = std::result::Result<T, E>;
@@ -294,6 +294,11 @@ fn store_is_the_cause(error: &rusqlite::Error) -> bool {
 }
 
 fn sql_kind(error: &rusqlite::Error) -> HostErrorKind {
+    // Damage comes as an I/O error, since SQLite passes on nothing else of what a file says of itself.
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    if matches!(code, Some(ffi::SQLITE_IOERR_DATA | ffi::SQLITE_IOERR_CORRUPTFS)) {
+        return HostErrorKind::Corruption;
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => HostErrorKind::Retry,
         Some(ErrorCode::CannotOpen) => HostErrorKind::NotFound,

@@ -107,7 +107,9 @@ impl Failure {
             (_, EngineError::FacetDeleted { .. } | EngineError::FacetNotFound { .. }) => {
                 sqlite::SQLITE_IOERR_VNODE
             }
-            (_, EngineError::PageCorrupt { .. }) => sqlite::SQLITE_IOERR_DATA,
+            (_, EngineError::PageCorrupt { .. } | EngineError::MapCorrupt { .. }) => {
+                sqlite::SQLITE_IOERR_DATA
+            }
             (_, EngineError::Corrupt { .. }) => sqlite::SQLITE_IOERR_CORRUPTFS,
             _ => operation.result_code(),
         };

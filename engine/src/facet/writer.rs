@@ -413,7 +413,9 @@ impl Writer {
             page_size: self.stage.page_size,
         };
         state.limits.change(state.latest.meta.logical_bytes(), meta.logical_bytes())?;
-        // From here on nothing fails.
+        // From here on nothing fails. If something panics all the same, the latest version is one
+        // that the log does not have.
+        let _unwinding = core.log.poison_if_unwinding();
         let latest = &mut state.latest;
         latest.meta = meta;
         latest.map.truncate(self.stage.pages_kept, &mut |_, _| ());

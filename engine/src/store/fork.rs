@@ -163,6 +163,8 @@ impl Store {
                 )));
             }
 
+            // If something panics from here on, the catalog has what the log does not.
+            let _unwinding = core.log.poison_if_unwinding();
             let mut facets = Vec::with_capacity(planned.len());
             let mut entries = Vec::with_capacity(planned.len());
             let mut effects = Vec::with_capacity(planned.len());

@@ -98,7 +98,7 @@ fn host_reply_to_a_damaged_page() {
     });
     let error = body.wait().unwrap_err();
     assert!(error.to_string().contains("is damaged"), "{error}");
-    assert_eq!(error.kind(), HostErrorKind::Io, "{error}");
+    assert_eq!(error.kind(), HostErrorKind::Corruption, "{error}");
     assert_eq!(rows(&host), 1);
     facet.execute("INSERT INTO t VALUES (3)", ()).wait().unwrap();
     assert_eq!(rows(&host), 2);
