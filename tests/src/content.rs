@@ -31,7 +31,7 @@ impl Damage {
 }
 
 /// What a facet holds in one version.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// Size of every page; none while there has never been one.
     pub page_size: Option<PageSize>,

@@ -1,27 +1,33 @@
 //! Drives a store through operations decided by a [`Chance`], and compares every answer with the
 //! reference model.
 
+mod forks;
+mod history;
+mod names;
+mod quotas;
 mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapidary_engine::{
-    Background, Error, ErrorKind, Facet, FacetId, FacetName, FormatParams, Lsn, Snapshot, Store,
+    Background, Error, ErrorKind, Facet, FacetId, FacetName, FormatParams, Lsn, Retention, Store,
     StoreOptions, Ticket, Tunables, View,
 };
 
 use crate::chance::Chance;
-use crate::content::Content;
 use crate::failure::{Failure, wrong};
-use crate::model::{Catalog, Change, Model};
+use crate::model::{Catalog, Change, FacetState, GENEROUS, Model, used_bytes as used_bytes_of};
 use crate::sim_disk::SimDisk;
+use history::Held;
 use transactions::begin;
 
 const NAMES: [&str; 8] = ["a", "a/b", "a/b/c", "b", "b/x", "c", "d/e", "zürich"];
 /// Above this, facets are shrunk and deleted rather than grown.
 const TOTAL_BYTES_MAX: usize = 600 << 10;
-const HELD_SNAPSHOTS_MAX: usize = 4;
+/// A retention under which versions leave all the time.
+const MEAGRE: Retention = Retention { bytes: 12 << 10, age: Duration::from_secs(3 * 24 * 3600) };
 
 /// Options with small segments and small bounds, so that a short run meets segment switches,
 /// recycling, checkpoints and spills.
@@ -40,6 +46,8 @@ pub fn small_options(chance: &mut Chance) -> StoreOptions {
             spill_bytes: chance.pick(&[2 << 10, 16 << 10, 64 << 10]),
             checkpoint_log_bytes: chance.pick(&[32 << 10, 128 << 10, 1 << 20]),
             open_segments_max: chance.between(1, 4) as usize,
+            retention: chance.pick(&[Retention::OFF, MEAGRE, GENEROUS, GENEROUS]),
+            history_bytes_max: chance.pick(&[u64::MAX, u64::MAX, u64::MAX, 32 << 10]),
             ..Tunables::default()
         },
         background: Background::Manual,
@@ -69,12 +77,6 @@ enum Called<T> {
     Done(T),
     Refused,
     Stopped,
-}
-
-struct Held {
-    snapshot: Snapshot,
-    content: Arc<Content>,
-    from: String,
 }
 
 /// A store under test, its model, and what is held open of it.
@@ -150,7 +152,7 @@ impl Driver {
     /// # Errors
     /// What is not as the model has it.
     pub fn step(&mut self) -> Result<Progress, Failure> {
-        let progress = match self.chance.below(100) {
+        let progress = match self.chance.below(140) {
             0..35 => self.commit(false),
             35..39 => self.commit(true),
             39..49 => self.create(),
@@ -163,7 +165,15 @@ impl Driver {
             86..90 => self.hold(),
             90..94 => self.check_held(),
             94..96 => self.check_live(),
-            _ => self.check_refusals(),
+            96..100 => self.check_refusals(),
+            100..108 => self.fork(),
+            108..112 => self.fork_subtree(),
+            112..119 => self.restore(),
+            119..124 => self.check_history(),
+            124..128 => self.set_quota(),
+            128..132 => self.set_retention(),
+            132..138 => self.clean(),
+            _ => self.verify(),
         };
         // What was acknowledged stays acknowledged, whatever the operation came to.
         self.model.acknowledge(self.store.durable_lsn());
@@ -193,11 +203,45 @@ impl Driver {
             return Ok(Called::Stopped);
         }
         match error.kind() {
-            ErrorKind::NoSpace if self.tolerated.no_space => Ok(Called::Refused),
+            // Whether a quota refuses is known beforehand, so this is for no good reason.
+            ErrorKind::NoSpace
+                if self.tolerated.no_space && !matches!(error, Error::QuotaExceeded { .. }) =>
+            {
+                Ok(Called::Refused)
+            }
             ErrorKind::Reopen if self.tolerated.io => Ok(Called::Stopped),
             ErrorKind::Io if self.tolerated.io => Ok(Called::Refused),
             kind => wrong(format!("refused as {kind:?} for no planned reason: {error}")),
         }
+    }
+
+    /// Whether a quota refused, as it should with this name of the quota, and with what is used of it.
+    fn expect_quota<T>(
+        &mut self,
+        quota: &FacetName,
+        result: Result<T, Error>,
+    ) -> Result<Progress, Failure> {
+        if let Err(Error::QuotaExceeded { name, limit_bytes, used_bytes, .. }) = &result {
+            let picture = self.model.latest_picture();
+            let refusing = FacetName::new(name).ok().and_then(|name| {
+                let limit = *picture.settings.quotas.get(&name)?;
+                Some((limit, used_bytes_of(&picture.facets, &name) as u64))
+            });
+            if refusing != Some((*limit_bytes, *used_bytes)) {
+                return wrong(format!(
+                    "the quota of {name}, {limit_bytes} with {used_bytes} used, is said to refuse \
+                     where it is {refusing:?}"
+                ));
+            }
+            self.note("  -> refused by a quota");
+            self.model.check_settings(&self.store)?;
+        } else if let Err(error) = &result
+            && error.kind() == ErrorKind::NoSpace
+            && !self.tolerated.no_space
+        {
+            return wrong(format!("the quota of {quota} is in the way, and it says {error}"));
+        }
+        self.expect_kind("going over a quota", ErrorKind::NoSpace, result)
     }
 
     /// Records a change, or that nobody knows whether it happened.
@@ -236,86 +280,6 @@ impl Driver {
         }
     }
 
-    fn create(&mut self) -> Result<Progress, Failure> {
-        let name = name(self.chance.pick(&NAMES));
-        if self.model.latest().contains_key(&name) {
-            let result = self.store.create_facet(&name);
-            return self.expect_kind("creating it again", ErrorKind::AlreadyExists, result);
-        }
-        self.create_named(&name)
-    }
-
-    /// Creates a facet that is not there.
-    ///
-    /// # Errors
-    /// What is not as the model has it.
-    pub fn create_named(&mut self, name: &FacetName) -> Result<Progress, Failure> {
-        self.note(format!("create {name}"));
-        let result = self.store.create_facet(name);
-        let called = self.called(result)?;
-        if let Called::Done(facet) = &called {
-            let highest = self.model.latest().values().map(|facet| facet.id).max();
-            if facet.id() <= self.model.highest_id().max(highest.unwrap_or_default()) {
-                return wrong(format!("{name} got identity {} a second time", facet.id()));
-            }
-            self.handles.insert(facet.id(), Arc::clone(facet));
-        }
-        Ok(self.changed(&called, |facet| Change::Create(name.clone(), facet.map(|f| f.id()))))
-    }
-
-    fn delete(&mut self) -> Result<Progress, Failure> {
-        let name = name(self.chance.pick(&NAMES));
-        let victims: Vec<FacetId> =
-            within(self.model.latest(), &name).map(|(_, facet)| facet.id).collect();
-        if victims.is_empty() {
-            let result = self.store.delete_facet(&name);
-            return self.expect_kind("deleting nothing", ErrorKind::NotFound, result);
-        }
-        self.note(format!("delete {name}"));
-        let writer = if self.chance.one_in(4) { self.dirty_writer(victims[0])? } else { None };
-        let result = self.store.delete_facet(&name);
-        let called = self.called(result)?;
-        let progress = self.changed(&called, |_| Change::Delete(name));
-        if let Called::Done(_) = called {
-            for id in victims {
-                self.deleted.extend(self.handles.remove(&id));
-            }
-            if let Some(mut writer) = writer {
-                let result = writer.commit(0);
-                self.expect_kind("committing to a deleted facet", ErrorKind::NotFound, result)?;
-            }
-        }
-        Ok(progress)
-    }
-
-    fn rename(&mut self) -> Result<Progress, Failure> {
-        let (from, to) = (name(self.chance.pick(&NAMES)), name(self.chance.pick(&NAMES)));
-        if from.is_within(&to) || to.is_within(&from) {
-            return Ok(Progress::Going);
-        }
-        let latest = self.model.latest();
-        let targets: Vec<FacetName> = within(latest, &from)
-            .filter_map(|(name, _)| name.moved(&from, &to).ok().flatten())
-            .collect();
-        let collides = targets.iter().any(|name| latest.contains_key(name));
-        let target_taken = within(latest, &to).next().is_some();
-        if targets.is_empty() {
-            let result = self.store.rename_facet(&from, &to);
-            return self.expect_kind("renaming nothing", ErrorKind::NotFound, result);
-        }
-        if collides {
-            let result = self.store.rename_facet(&from, &to);
-            return self.expect_kind("renaming over one", ErrorKind::AlreadyExists, result);
-        }
-        if target_taken {
-            return Ok(Progress::Going);
-        }
-        self.note(format!("rename {from} to {to}"));
-        let result = self.store.rename_facet(&from, &to);
-        let called = self.called(result)?;
-        Ok(self.changed(&called, |_| Change::Rename(from, to)))
-    }
-
     fn flush(&mut self) -> Result<Progress, Failure> {
         self.note("flush");
         let due = self.store.current_ticket();
@@ -339,6 +303,29 @@ impl Driver {
     fn maintain(&mut self) -> Result<Progress, Failure> {
         self.note("maintain");
         let result = self.store.maintain();
+        self.ended(result.map(drop), Ticket::DURABLE)
+    }
+
+    fn clean(&mut self) -> Result<Progress, Failure> {
+        let result = self.store.clean();
+        let moved_bytes = result.as_ref().map_or(0, |cleaned| cleaned.moved_bytes);
+        self.note(format!("clean: {moved_bytes} bytes moved"));
+        self.ended(result.map(drop), Ticket::DURABLE)
+    }
+
+    /// Has the store look at itself: everything can be read, and what it counts as live is what can
+    /// be reached.
+    ///
+    /// # Errors
+    /// What it finds.
+    pub fn verify(&mut self) -> Result<Progress, Failure> {
+        self.note("verify");
+        let result = self.store.verify(&mut |_| ());
+        if let Ok(report) = &result
+            && !report.is_clean()
+        {
+            return wrong(format!("the store finds fault with itself: {:?}", report.findings));
+        }
         self.ended(result.map(drop), Ticket::DURABLE)
     }
 
@@ -380,47 +367,6 @@ impl Driver {
         }
         self.handles.insert(id, Arc::clone(&facet));
         Ok(facet)
-    }
-
-    fn hold(&mut self) -> Result<Progress, Failure> {
-        let Some(name) = self.any_facet() else { return Ok(Progress::Going) };
-        let facet = self.handle(&name)?;
-        let view = if self.chance.one_in(2) { View::Latest } else { View::Durable };
-        let state = self.model.latest()[&name].clone();
-        self.model.acknowledge(self.store.durable_lsn());
-        let content = match view {
-            View::Latest => state.content,
-            View::Durable => self
-                .model
-                .durable()
-                .values()
-                .find(|durable| durable.id == state.id)
-                .map(|durable| Arc::clone(&durable.content))
-                .unwrap_or_default(),
-        };
-        let snapshot = facet.snapshot(view)?;
-        let from = format!("{name}@{} ({view:?})", snapshot.version());
-        self.note(format!("hold {from}"));
-        content.compare_snapshot(&snapshot).map_err(|difference| difference.within(&from))?;
-        if self.held.len() == HELD_SNAPSHOTS_MAX {
-            let index = self.chance.index(HELD_SNAPSHOTS_MAX);
-            self.held.swap_remove(index);
-        }
-        self.held.push(Held { snapshot, content, from });
-        Ok(Progress::Going)
-    }
-
-    /// Held snapshots show what they showed, whatever happened since.
-    ///
-    /// # Errors
-    /// What a snapshot shows else.
-    pub fn check_held(&mut self) -> Result<Progress, Failure> {
-        for held in &self.held {
-            held.content
-                .compare_snapshot(&held.snapshot)
-                .map_err(|difference| difference.within(format!("held snapshot {}", held.from)))?;
-        }
-        Ok(Progress::Going)
     }
 
     fn check_live(&mut self) -> Result<Progress, Failure> {
@@ -480,6 +426,6 @@ impl Driver {
 fn within<'a>(
     catalog: &'a Catalog,
     name: &'a FacetName,
-) -> impl Iterator<Item = (&'a FacetName, &'a crate::model::FacetState)> {
+) -> impl Iterator<Item = (&'a FacetName, &'a FacetState)> {
     catalog.iter().filter(|(other, _)| other.is_within(name))
 }

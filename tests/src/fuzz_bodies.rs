@@ -27,7 +27,7 @@ fn specimen() -> &'static Specimen {
         let disk = SimDisk::new(11);
         let store = world.open(&disk, true).expect("a store is created");
         let chance = Chance::from_seed(11);
-        let mut driver = Driver::new(store, Model::default(), disk.clone(), chance);
+        let mut driver = Driver::new(store, world.model(), disk.clone(), chance);
         let mut act = |act: &mut dyn FnMut(&mut Driver) -> Result<(), Failure>| {
             act(&mut driver).expect("nothing is wrong yet");
         };

@@ -28,6 +28,12 @@ impl World {
         Self { options: small_options(&mut Chance::from_seed(seed)), seed }
     }
 
+    /// The model of the store before anything was done to it.
+    #[must_use]
+    pub fn model(&self) -> Model {
+        Model::of(&self.options.tunables)
+    }
+
     /// Opens the store on `disk`; creates it only if `create`.
     ///
     /// # Errors
@@ -51,7 +57,7 @@ impl World {
     ) -> Result<Life, Failure> {
         match self.open(disk, true) {
             Ok(store) => {
-                let mut driver = Driver::new(store, Model::default(), disk.clone(), chance);
+                let mut driver = Driver::new(store, self.model(), disk.clone(), chance);
                 driver.tolerated = tolerated;
                 let progress = driver.run(steps)?;
                 Ok(Life { created: true, progress, log: driver.log(), model: driver.into_model() })
@@ -62,7 +68,7 @@ impl World {
                     created: false,
                     progress: Progress::Stopped,
                     log: format!("creation failed: {error}"),
-                    model: Model::default(),
+                    model: self.model(),
                 })
             }
         }
@@ -206,6 +212,6 @@ pub fn several_lives(seed: u64, mut chance: Chance, lives: u32) -> Result<u64, F
     }
     fingerprint = fingerprint.rotate_left(7) ^ disk.fingerprint();
     let disk = end(&disk, &mut chance);
-    world.recover(&disk, &life, chance)?;
+    world.recover(&disk, &life, chance)?.verify()?;
     Ok(fingerprint)
 }

@@ -12,7 +12,6 @@ use lapidary_engine::{
 use lapidary_tests::chance::Chance;
 use lapidary_tests::content::Damage;
 use lapidary_tests::driver::{Driver, Progress, name};
-use lapidary_tests::model::Model;
 use lapidary_tests::sim_disk::{SimDisk, Survival};
 use lapidary_tests::world::{Life, World};
 
@@ -171,7 +170,7 @@ fn specimen(end: End) -> (World, SimDisk, Life) {
     world.options.tunables = Tunables::default();
     let disk = SimDisk::new(5);
     let store = world.open(&disk, true).unwrap();
-    let mut driver = Driver::new(store, Model::default(), disk.clone(), Chance::from_seed(5));
+    let mut driver = Driver::new(store, world.model(), disk.clone(), Chance::from_seed(5));
     for facet in ["a", "b", "c"] {
         driver.create_named(&name(facet)).unwrap();
     }

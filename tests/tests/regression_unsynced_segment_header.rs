@@ -7,7 +7,6 @@
 use lapidary_engine::PageNo;
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Driver, Progress, Tolerated, name};
-use lapidary_tests::model::Model;
 use lapidary_tests::sim_disk::{Fault, SimDisk, Survival};
 use lapidary_tests::world::{Life, World};
 
@@ -17,11 +16,11 @@ fn first_life(world: &World, disk: &SimDisk) -> Life {
         return Life {
             created: false,
             progress: Progress::Stopped,
-            model: Model::default(),
+            model: world.model(),
             log: String::new(),
         };
     };
-    let mut driver = Driver::new(store, Model::default(), disk.clone(), Chance::from_seed(1));
+    let mut driver = Driver::new(store, world.model(), disk.clone(), Chance::from_seed(1));
     driver.tolerated = Tolerated { io: true, no_space: false };
     let created = driver.create_named(&name("a")).unwrap();
     if created == Progress::Going {

@@ -50,7 +50,10 @@ impl Driver {
         content.set_page(page, vec![byte; PAGE_BYTES]);
         let result = writer.commit(0);
         let called = self.called(result)?;
-        Ok(self.changed(&called, |_| Change::Commit(name.clone(), Arc::new(content))))
+        let incarnation = writer.base().bookmark().incarnation;
+        Ok(self.changed(&called, |done| {
+            Change::Commit(name.clone(), Arc::new(content), done.map(|_| incarnation))
+        }))
     }
 
     /// One or two random transactions on a facet.
@@ -107,6 +110,15 @@ impl Driver {
             content.page_count(),
             content.page_size.map_or(0, PageSize::bytes),
         ));
+        if dirty && let Some(quota) = self.quota_against(name, &content) {
+            let result = writer.commit(buffer);
+            let progress = self.expect_quota(&quota, result)?;
+            if progress == Progress::Going {
+                before.compare_writer(writer)?;
+                return self.check_unchanged(name, facet);
+            }
+            return Ok(progress);
+        }
         let result = writer.commit(buffer);
         let called = self.called(result)?;
         if let Called::Done(ticket) = &called
@@ -122,8 +134,10 @@ impl Driver {
             });
         }
         let content = Arc::new(content);
-        let progress =
-            self.changed(&called, |_| Change::Commit(name.clone(), Arc::clone(&content)));
+        let incarnation = writer.base().bookmark().incarnation;
+        let progress = self.changed(&called, |done| {
+            Change::Commit(name.clone(), Arc::clone(&content), done.map(|_| incarnation))
+        });
         match called {
             Called::Stopped => return Ok(progress),
             Called::Refused => return self.check_unchanged(name, facet),
