@@ -415,7 +415,7 @@ impl Writer {
         state.limits.change(state.latest.meta.logical_bytes(), meta.logical_bytes())?;
         // From here on nothing fails. If something panics all the same, the latest version is one
         // that the log does not have.
-        let _unwinding = core.log.poison_if_unwinding();
+        let unwinding = core.log.poison_if_unwinding();
         let latest = &mut state.latest;
         latest.meta = meta;
         latest.map.truncate(self.stage.pages_kept, &mut |_, _| ());
@@ -445,6 +445,7 @@ impl Writer {
         let content = state.latest.clone();
         state.pin(&content);
         drop(state);
+        drop(unwinding);
         // Spilled pages stay pinned until a checkpoint has counted them.
         self.stage.pages.clear();
         self.base = Snapshot::new(facet, content);
