@@ -374,6 +374,12 @@ impl Figures {
             format!("{:.2}", self.theory_write_amplification)
         });
         cleaned("write amplification, measured", format!("{:.2}", self.write_amplification));
+        let (log, moved) = (self.cleaned.log_bytes, self.cleaned.cleaned_bytes);
+        cleaned("moved / log", format!("{:.2}", float(moved) / float(log.max(1))));
+        cleaned(
+            "(log + moved) / pages",
+            format!("{:.2}", float(log + moved) / float(self.cleaned.page_bytes.max(1))),
+        );
         sheet
     }
 

@@ -2,15 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lapidary_benches::failure::{Doing as _, Failure, Result};
+use lapidary_benches::numbers::{float, rounded};
 use lapidary_benches::process::Usage;
 use lapidary_engine::{
     Environment, Facet, FacetName, PageNo, PageSize, Store, StoreOptions, Ticket, View,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::content::PageContent;
+
+/// After so long without a write a store has calmed down.
+pub(crate) const CALM: Duration = Duration::from_millis(3000);
 
 pub(crate) fn open(directory: &Path, options: StoreOptions) -> Result<Arc<Store>> {
     Store::open(Environment::posix(directory), options)
@@ -87,47 +93,81 @@ pub(crate) fn settle(store: &Store) -> Result<()> {
     let doing = || "background work".to_owned();
     store.flush().doing(doing)?;
     store.checkpoint().doing(doing)?;
-    // Each round lets go of what the one before found, and work that never ends would be a fault.
-    for _ in 0..10_000 {
-        if !store.maintain().doing(doing)? {
-            return Ok(());
+    // A store that was busy keeps more at hand for a while: what goes then is counted, too.
+    for pause in [Duration::ZERO, CALM] {
+        thread::sleep(pause);
+        // Each round lets go of what the one before found; work that never ends would be a fault.
+        let mut rounds = 0;
+        while store.maintain().doing(doing)? {
+            rounds += 1;
+            if rounds > 10_000 {
+                return Err(Failure::new("background work does not come to an end"));
+            }
         }
     }
-    Err(Failure::new("background work does not come to an end"))
+    Ok(())
 }
 
 /// Memory of this process in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// As it is.
-    pub(crate) resident: u64,
-    /// After the allocator gave back what it can.
-    pub(crate) trimmed: u64,
+    resident: u64,
+    trimmed: u64,
+    heap: u64,
+}
+
+/// Growth of memory for each of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Growth {
+    /// Resident, as it is.
+    pub(crate) resident_bytes: f64,
+    /// Resident, after the allocator gave back what it can.
+    pub(crate) trimmed_bytes: f64,
+    /// What is allocated: without pages that are partly free. 0 where the C library does not tell.
+    pub(crate) heap_bytes: f64,
 }
 
 impl Memory {
     pub(crate) fn now() -> Result<Self> {
         let resident = Usage::now()?.resident_bytes;
-        trim();
-        Ok(Self { resident, trimmed: Usage::now()?.resident_bytes })
+        allocator::trim();
+        Ok(Self { resident, trimmed: Usage::now()?.resident_bytes, heap: allocator::used_bytes() })
     }
 
     /// Growth since `before`, for each of `count`.
-    pub(crate) fn per(self, before: Self, count: u32) -> (f64, f64) {
+    pub(crate) fn per(self, before: Self, count: u32) -> Growth {
         let each = |now: u64, before: u64| {
-            lapidary_benches::numbers::float(now.saturating_sub(before)) / f64::from(count)
+            rounded(float(now.saturating_sub(before)) / f64::from(count), 1)
         };
-        (each(self.resident, before.resident), each(self.trimmed, before.trimmed))
+        Growth {
+            resident_bytes: each(self.resident, before.resident),
+            trimmed_bytes: each(self.trimmed, before.trimmed),
+            heap_bytes: each(self.heap, before.heap),
+        }
     }
 }
 
-/// Has the allocator give freed memory back to the system.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "the C library offers no other way")]
-fn trim() {
-    // SAFETY: malloc_trim takes no pointers and may be called at any time from any thread.
-    unsafe { libc::malloc_trim(0) };
+mod allocator {
+    /// Has freed memory given back to the system.
+    pub(super) fn trim() {
+        // SAFETY: malloc_trim takes no pointers and may be called at any time from any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+
+    pub(super) fn used_bytes() -> u64 {
+        // SAFETY: mallinfo2 takes no pointers and may be called at any time from any thread.
+        let info = unsafe { libc::mallinfo2() };
+        (info.uordblks + info.hblkhd) as u64
+    }
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn trim() {}
+mod allocator {
+    pub(super) fn trim() {}
+
+    pub(super) fn used_bytes() -> u64 {
+        0
+    }
+}

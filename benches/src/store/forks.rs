@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::PageContent;
 use crate::deletes;
-use crate::engine::{self, Memory};
+use crate::engine::{self, Growth, Memory};
 use crate::sheet::{Sheet, Target};
 use crate::step::Context;
 
@@ -35,17 +35,16 @@ pub(crate) struct Forked {
     pub(crate) seconds: f64,
     pub(crate) log_bytes_per_fork: f64,
     pub(crate) live_bytes_per_fork: f64,
-    pub(crate) memory_open_bytes_per_fork: f64,
+    pub(crate) memory_open_per_fork: Growth,
     pub(crate) checkpoint_ms: f64,
-    pub(crate) memory_cold_bytes_per_fork: f64,
+    pub(crate) memory_cold_per_fork: Growth,
 }
 
 /// What the step that opened the forks again measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Reopened {
     pub(crate) open_ms: f64,
-    pub(crate) memory_bytes_per_fork: f64,
-    pub(crate) memory_trimmed_bytes_per_fork: f64,
+    pub(crate) memory_per_fork: Growth,
     pub(crate) first_read_us: Option<Percentiles>,
     pub(crate) pages_checked: u64,
 }
@@ -119,13 +118,13 @@ pub(crate) fn fork(context: &Context, forks: u32) -> Result<Forked> {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    let (_, memory_open) = Memory::now()?.per(memory_before, forks);
+    let memory_open_per_fork = Memory::now()?.per(memory_before, forks);
 
     drop(held);
     let started = Instant::now();
     store.checkpoint().doing(doing)?;
     let checkpoint_ms = started.elapsed().as_secs_f64() * 1000.0;
-    let (_, memory_cold) = Memory::now()?.per(memory_before, forks);
+    let memory_cold_per_fork = Memory::now()?.per(memory_before, forks);
     let per_fork = |bytes: u64| float(bytes) / f64::from(DISK_FORKS);
     // Dropping the store would end its threads in an orderly way; this process ends at once instead.
     std::mem::forget(store);
@@ -139,9 +138,9 @@ pub(crate) fn fork(context: &Context, forks: u32) -> Result<Forked> {
             per_fork(settled.live_bytes.saturating_sub(before.live_bytes)),
             1,
         ),
-        memory_open_bytes_per_fork: rounded(memory_open, 1),
+        memory_open_per_fork,
         checkpoint_ms: rounded(checkpoint_ms, 1),
-        memory_cold_bytes_per_fork: rounded(memory_cold, 1),
+        memory_cold_per_fork,
     })
 }
 
@@ -149,7 +148,7 @@ pub(crate) fn reopen(context: &Context, forks: u32) -> Result<Reopened> {
     let before = Memory::now()?;
     let (store, open) = engine::open_timed(&context.directory, StoreOptions::default())?;
     let all = forks + DISK_FORKS;
-    let (memory, memory_trimmed) = Memory::now()?.per(before, all);
+    let memory_per_fork = Memory::now()?.per(before, all);
     let expected = u64::from(all) + 1;
     let found = store.stat().facets;
     if found != expected {
@@ -180,8 +179,7 @@ pub(crate) fn reopen(context: &Context, forks: u32) -> Result<Reopened> {
     std::mem::forget(store);
     Ok(Reopened {
         open_ms: rounded(open.as_secs_f64() * 1000.0, 1),
-        memory_bytes_per_fork: rounded(memory, 1),
-        memory_trimmed_bytes_per_fork: rounded(memory_trimmed, 1),
+        memory_per_fork,
         first_read_us: latency.percentiles_us(),
         pages_checked,
     })
@@ -198,12 +196,18 @@ impl Figures {
         row("durable forks/s, 100 to a flush", grouped(forked.durable_forks_per_s));
         row("log bytes/fork", short(forked.log_bytes_per_fork));
         row("live bytes/fork after a checkpoint", short(forked.live_bytes_per_fork));
-        row("resident bytes/fork, all open", grouped(forked.memory_open_bytes_per_fork));
+        let open = forked.memory_open_per_fork;
+        row("resident bytes/fork, all open, trimmed", grouped(open.trimmed_bytes));
+        row("  allocated", grouped(open.heap_bytes));
         row("checkpoint of all ms", short(forked.checkpoint_ms));
-        row("resident bytes/fork, cold", grouped(forked.memory_cold_bytes_per_fork));
+        let cold = forked.memory_cold_per_fork;
+        row("resident bytes/fork, cold, trimmed", grouped(cold.trimmed_bytes));
+        row("  allocated", grouped(cold.heap_bytes));
         row("reopen ms, with that many forks", short(reopened.open_ms));
-        row("resident bytes/fork, reopened", grouped(reopened.memory_bytes_per_fork));
-        row("  after malloc_trim", grouped(reopened.memory_trimmed_bytes_per_fork));
+        let again = reopened.memory_per_fork;
+        row("resident bytes/fork, reopened", grouped(again.resident_bytes));
+        row("  trimmed", grouped(again.trimmed_bytes));
+        row("  allocated", grouped(again.heap_bytes));
         row("open and read a page p50 us", p50(reopened.first_read_us));
         row("open and read a page p99 us", p99(reopened.first_read_us));
         row("pages compared", grouped_whole(reopened.pages_checked));

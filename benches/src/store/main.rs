@@ -17,8 +17,9 @@
 //! | [`million`] | opening a store of a million facets, and the memory of a cold one |
 //!
 //! Times depend on the machine, ratios less so; a target that is missed is reported, not hidden, and
-//! does not fail the run. Resident memory is `VmRSS`, before and after a `malloc_trim`: what the
-//! allocator keeps for later is not what the facets need.
+//! does not fail the run. Resident memory is `VmRSS`; "trimmed": after a `malloc_trim`, since what the
+//! allocator keeps for later is not what the facets need; "allocated": what `mallinfo2` says is in use,
+//! since a page of memory stays resident for one small thing in it.
 //!
 //! # Reading map
 //!

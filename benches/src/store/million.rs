@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::content::PageContent;
-use crate::engine::{self, Memory};
+use crate::engine::{self, Growth, Memory};
 use crate::sheet::{Sheet, Target};
 use crate::step::Context;
 
@@ -33,8 +33,7 @@ pub(crate) struct Populated {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Found {
     pub(crate) open_ms: f64,
-    pub(crate) memory_bytes_per_facet: f64,
-    pub(crate) memory_trimmed_bytes_per_facet: f64,
+    pub(crate) memory_per_facet: Growth,
     /// A facet that nobody had open is opened, and its page read.
     pub(crate) first_read_us: Option<Percentiles>,
     pub(crate) pages_checked: u64,
@@ -82,7 +81,7 @@ pub(crate) fn populate(context: &Context, facets: u32) -> Result<Populated> {
 pub(crate) fn find(context: &Context, facets: u32) -> Result<Found> {
     let before = Memory::now()?;
     let (store, open) = engine::open_timed(&context.directory, StoreOptions::default())?;
-    let (memory, memory_trimmed) = Memory::now()?.per(before, facets);
+    let memory_per_facet = Memory::now()?.per(before, facets);
     let found = store.stat().facets;
     if found != u64::from(facets) {
         return Err(Failure::new(format!("WRONG CONTENT: {found} facets instead of {facets}")));
@@ -101,8 +100,7 @@ pub(crate) fn find(context: &Context, facets: u32) -> Result<Found> {
     std::mem::forget(store);
     Ok(Found {
         open_ms: rounded(open.as_secs_f64() * 1000.0, 1),
-        memory_bytes_per_facet: rounded(memory, 1),
-        memory_trimmed_bytes_per_facet: rounded(memory_trimmed, 1),
+        memory_per_facet,
         first_read_us: latency.percentiles_us(),
         pages_checked,
     })
@@ -123,8 +121,9 @@ impl Figures {
         row("live bytes/facet", short(float(populated.live_bytes) / facets));
         row("allocated bytes/facet", short(float(populated.allocated_bytes) / facets));
         row("open ms", short(found.open_ms));
-        row("resident bytes/cold facet", short(found.memory_bytes_per_facet));
-        row("  after malloc_trim", short(found.memory_trimmed_bytes_per_facet));
+        row("resident bytes/cold facet", short(found.memory_per_facet.resident_bytes));
+        row("  trimmed", short(found.memory_per_facet.trimmed_bytes));
+        row("  allocated", short(found.memory_per_facet.heap_bytes));
         row("first open and read p50 us", p50(found.first_read_us));
         row("first open and read p99 us", p99(found.first_read_us));
         row("pages compared", grouped_whole(found.pages_checked));
@@ -137,7 +136,7 @@ impl Figures {
             Target::new("open ms", found.open_ms, 3000.0),
             Target::new(
                 "resident bytes per cold facet, trimmed",
-                found.memory_trimmed_bytes_per_facet,
+                found.memory_per_facet.trimmed_bytes,
                 200.0,
             ),
         ]
