@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use lapidary_benches::failure::{Doing as _, Failure, Result};
 use lapidary_benches::numbers::{float, grouped_whole, rounded, short};
+use lapidary_benches::process::Usage;
 use lapidary_engine::{Background, StoreOptions, Tunables};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -45,6 +46,8 @@ pub(crate) struct Written {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Opened {
     pub(crate) open_ms: f64,
+    /// CPU time of that, which tells more where the machine is busy.
+    pub(crate) open_cpu_ms: f64,
     pub(crate) replayed_bytes: u64,
     pub(crate) pages_checked: u64,
     /// After it was closed.
@@ -137,7 +140,9 @@ pub(crate) fn write(context: &Context, tail: Tail) -> Result<Written> {
 }
 
 pub(crate) fn open(context: &Context, tail: Tail, commits: u64) -> Result<Opened> {
+    let cpu_before = Usage::now()?.cpu;
     let (store, open) = engine::open_timed(&context.directory, options())?;
+    let open_cpu = Usage::now()?.cpu - cpu_before;
     let replayed_bytes = store.stat().recovered_bytes;
     let mut overwrites = Overwrites::new(context.seed, tail.busy_facets);
     for _ in 0..commits {
@@ -163,6 +168,7 @@ pub(crate) fn open(context: &Context, tail: Tail, commits: u64) -> Result<Opened
     std::mem::forget(store);
     Ok(Opened {
         open_ms: rounded(open.as_secs_f64() * 1000.0, 1),
+        open_cpu_ms: rounded(open_cpu.as_secs_f64() * 1000.0, 1),
         replayed_bytes,
         pages_checked,
         open_clean_ms: rounded(clean.as_secs_f64() * 1000.0, 1),
@@ -197,6 +203,7 @@ impl Figures {
         row("commits in it", &|store| grouped_whole(store.written.commits), None);
         row("replayed MiB", &|store| mib(store.opened.replayed_bytes), None);
         row("open ms after the crash", &|store| short(store.opened.open_ms), Some(self.ratio()));
+        row("  CPU ms of that", &|store| short(store.opened.open_cpu_ms), None);
         row("open ms after a close", &|store| short(store.opened.open_clean_ms), None);
         let replay = |store: &Store| short(store.opened.open_ms - store.opened.open_clean_ms);
         row("  the difference: replay", &replay, Some(self.replay_ratio()));
