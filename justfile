@@ -44,6 +44,10 @@ deny:
 pack *ARGUMENTS:
     cargo run --release --bin pack -- {{ARGUMENTS}}
 
+# The store benchmark, for instance `just store recovery --tail-mib 1024`.
+store *ARGUMENTS:
+    cargo run --release --bin store -- {{ARGUMENTS}}
+
 # One fuzz target for so many seconds (needs cargo-fuzz and a nightly toolchain).
 fuzz TARGET SECONDS="60":
     cd fuzz && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}

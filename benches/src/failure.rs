@@ -4,12 +4,12 @@ use std::fmt;
 
 /// Why the run, or an arm of it, cannot go on: what was being done, then what went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure(String);
+pub struct Failure(String);
 
-pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
-    pub(crate) fn new(sentence: impl Into<String>) -> Self {
+    pub fn new(sentence: impl Into<String>) -> Self {
         Self(sentence.into())
     }
 }
@@ -23,7 +23,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// Says what was being done when an error came up.
-pub(crate) trait Doing<T> {
+pub trait Doing<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 

@@ -7,36 +7,36 @@ use serde::{Deserialize, Serialize};
 
 /// Two percentiles of a latency.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Percentiles {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
+pub struct Percentiles {
+    pub p50: f64,
+    pub p99: f64,
 }
 
 /// How long calls took, each to within 0.1 %, from 1 ns to 10 minutes (longer counts as that).
 #[derive(Clone, Debug)]
-pub(crate) struct Latency {
+pub struct Latency {
     histogram: Histogram<u64>,
 }
 
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
 impl Latency {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
             .expect("constant bounds that the histogram takes");
         Self { histogram }
     }
 
-    pub(crate) fn record(&mut self, latency: Duration) {
+    pub fn record(&mut self, latency: Duration) {
         self.histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.histogram.add(&other.histogram).expect("histograms of the same bounds");
     }
 
     /// `None` if nothing was recorded.
-    pub(crate) fn percentiles_us(&self) -> Option<Percentiles> {
+    pub fn percentiles_us(&self) -> Option<Percentiles> {
         if self.histogram.is_empty() {
             return None;
         }

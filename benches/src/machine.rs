@@ -13,25 +13,25 @@ use crate::process;
 
 /// The machine, the disk and the SQLite of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Machine {
-    pub(crate) cpu: String,
+pub struct Machine {
+    pub cpu: String,
     /// CPUs this process may run on.
-    pub(crate) cores: usize,
-    pub(crate) memory_mib: u64,
-    pub(crate) kernel: String,
+    pub cores: usize,
+    pub memory_mib: u64,
+    pub kernel: String,
     /// Of the directory the arms work in.
-    pub(crate) filesystem: String,
-    pub(crate) sqlite: String,
-    pub(crate) descriptor_limit: u64,
+    pub filesystem: String,
+    pub sqlite: String,
+    pub descriptor_limit: u64,
     /// 4 KiB written over a block of a filled file, then fdatasync.
-    pub(crate) sync_rewritten_us: Option<Percentiles>,
+    pub sync_rewritten_us: Option<Percentiles>,
     /// 4 KiB appended to a file, then fdatasync.
-    pub(crate) sync_appended_us: Option<Percentiles>,
+    pub sync_appended_us: Option<Percentiles>,
 }
 
 impl Machine {
     /// Looks around, and measures the disk of `directory` for a fraction of a second.
-    pub(crate) fn describe(directory: &Path, descriptors: Option<u64>) -> Result<Self> {
+    pub fn describe(directory: &Path, descriptors: Option<u64>) -> Result<Self> {
         let (sync_rewritten_us, sync_appended_us) = measure_syncs(directory)?;
         let uname = rustix::system::uname();
         Ok(Self {
@@ -53,7 +53,7 @@ impl Machine {
 }
 
 /// A figure of `/proc/meminfo` in MiB.
-pub(crate) fn memory_mib(name: &str) -> Option<u64> {
+pub fn memory_mib(name: &str) -> Option<u64> {
     let kib: u64 = value_of("/proc/meminfo", name)?.split_whitespace().next()?.parse().ok()?;
     Some(kib / 1024)
 }

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Doing as _, Failure, Result};
 
 /// The CPUs this process may run on.
-pub(crate) fn allowed_cpus() -> Result<Vec<usize>> {
+pub fn allowed_cpus() -> Result<Vec<usize>> {
     let set = sched_getaffinity(None).doing(|| "asking for the allowed CPUs".to_owned())?;
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 
 /// Keeps the calling thread, and the threads it starts, on `cpus`.
-pub(crate) fn pin_thread(cpus: &[usize]) -> Result<()> {
+pub fn pin_thread(cpus: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
     for &cpu in cpus {
         set.set(cpu);
@@ -26,12 +26,12 @@ pub(crate) fn pin_thread(cpus: &[usize]) -> Result<()> {
 }
 
 /// How many descriptors this process may have open.
-pub(crate) fn descriptor_limit() -> u64 {
+pub fn descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Sets how many descriptors this process may have open.
-pub(crate) fn limit_descriptors(limit: u64) -> Result<()> {
+pub fn limit_descriptors(limit: u64) -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum })
         .doing(|| format!("setting the descriptor limit to {limit}"))
@@ -39,22 +39,22 @@ pub(crate) fn limit_descriptors(limit: u64) -> Result<()> {
 
 /// Counters of this process at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Memory resident now, in bytes.
-    pub(crate) resident_bytes: u64,
+    pub resident_bytes: u64,
     /// Descriptors open now.
-    pub(crate) descriptors: u64,
+    pub descriptors: u64,
     /// Bytes passed to write calls so far.
-    pub(crate) written_bytes: u64,
+    pub written_bytes: u64,
     /// Bytes of storage blocks dirtied so far: whole pages of the page cache, each once until it
     /// is written back.
-    pub(crate) device_bytes: u64,
+    pub device_bytes: u64,
     /// CPU time so far, user and system, all threads.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
 }
 
 impl Usage {
-    pub(crate) fn now() -> Result<Self> {
+    pub fn now() -> Result<Self> {
         let status = read_proc("/proc/self/status")?;
         let io = read_proc("/proc/self/io")?;
         let descriptors = fs::read_dir("/proc/self/fd")
@@ -89,15 +89,15 @@ fn field(text: &str, name: &str) -> Result<u64> {
 
 /// Size of everything below a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DiskUse {
+pub struct DiskUse {
     /// Sum of file sizes.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Sum of the blocks given to them.
-    pub(crate) allocated_bytes: u64,
+    pub allocated_bytes: u64,
 }
 
 impl DiskUse {
-    pub(crate) fn below(directory: &Path) -> Result<Self> {
+    pub fn below(directory: &Path) -> Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let mut sum = Self::default();
         let mut directories = vec![directory.to_owned()];

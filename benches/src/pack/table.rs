@@ -2,8 +2,9 @@
 
 use comfy_table::{Cell, CellAlignment, Table};
 
+use lapidary_benches::numbers::{dash, grouped, grouped_whole, p50, p99, times};
+
 use crate::arguments::ArmName;
-use crate::latency::Percentiles;
 use crate::report::{ArmReport, Report};
 
 type Line = (&'static str, Box<dyn Fn(&ArmReport) -> String>);
@@ -147,50 +148,14 @@ fn turns_per_facet(arm: &ArmReport) -> f64 {
     arm.turns_verified as f64 / f64::from(arm.facets)
 }
 
-fn dash() -> String {
-    "-".to_owned()
-}
-
-fn p50(percentiles: Option<Percentiles>) -> String {
-    percentiles.map_or_else(dash, |percentiles| short(percentiles.p50))
-}
-
-fn p99(percentiles: Option<Percentiles>) -> String {
-    percentiles.map_or_else(dash, |percentiles| short(percentiles.p99))
-}
-
-fn short(number: f64) -> String {
-    if number < 100.0 { format!("{number:.1}") } else { grouped(number) }
-}
-
-fn times(number: f64, base: f64) -> String {
-    if base > 0.0 { format!("{:.1}x", number / base) } else { dash() }
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-fn grouped(number: f64) -> String {
-    grouped_whole(number.round() as u64)
-}
-
-/// With commas between groups of three digits.
-fn grouped_whole(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use lapidary_benches::latency::Percentiles;
+
     use super::*;
-    use crate::machine::Machine;
     use crate::report::tests::report_of;
     use crate::report::{FailedArm, Workload};
+    use lapidary_benches::machine::Machine;
 
     fn report(arms: Vec<ArmReport>) -> Report {
         Report {
@@ -248,13 +213,5 @@ mod tests {
     fn the_heading_names_the_machine() {
         let text = render_heading(&report(Vec::new()));
         assert!(text.contains("ext4") && text.contains("130 us rewritten, - us appended"));
-    }
-
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!(grouped(0.4), "0");
-        assert_eq!(grouped(999.0), "999");
-        assert_eq!(grouped(1000.0), "1,000");
-        assert_eq!(grouped(1_234_567.0), "1,234,567");
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Arm, Setting, Written};
+use lapidary_benches::failure::{Doing as _, Failure, Result};
+use lapidary_benches::process::{DiskUse, descriptor_limit};
+
 use crate::arguments::ArmName;
-use crate::failure::{Doing as _, Failure, Result};
 use crate::load::Client;
 use crate::pool::{Opener, Pool};
-use crate::process::{DiskUse, descriptor_limit};
 use crate::workload::{FacetIndex, Share};
 
 /// Descriptors left to the rest of the process when connections take all they may.

@@ -14,10 +14,11 @@ use lapidary_vfs::{ProcessSettings, ProcessSetup, configure_process as configure
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
+use lapidary_benches::failure::{Doing as _, Failure, Result};
+use lapidary_benches::process::DiskUse;
+
 use crate::arguments::ArmName;
-use crate::failure::{Doing as _, Failure, Result};
 use crate::load::Client;
-use crate::process::DiskUse;
 use crate::sql::Statements;
 use crate::template::Template;
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Arm, Setting, Written};
-use crate::failure::{Doing as _, Failure, Result};
+use lapidary_benches::failure::{Doing as _, Failure, Result};
+use lapidary_benches::process::DiskUse;
+
 use crate::load::Client;
 use crate::pool::{Opener, Pool};
-use crate::process::DiskUse;
 use crate::sql::{Statements, copy_database};
 use crate::workload::{FacetIndex, Share};
 

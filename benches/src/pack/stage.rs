@@ -7,17 +7,18 @@
 //!
 //! `:memory:` ends with its process, so it is compared at the end of the first.
 
-use std::io::{self, BufRead as _, Write as _};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use lapidary_benches::child;
+use lapidary_benches::failure::{Failure, Result};
+use lapidary_benches::latency::Percentiles;
+use lapidary_benches::process::{self, DiskUse, Usage};
+
 use crate::arms::{self, Arm, Setting};
 use crate::crew::{Crew, Phase};
-use crate::failure::{Doing as _, Failure, Result};
-use crate::latency::Percentiles;
 use crate::load::{Fault, Plan};
-use crate::process::{self, DiskUse, Usage};
 use crate::workload::{Tally, Texts};
 
 /// Facets opened cold, at most.
@@ -112,18 +113,12 @@ pub(crate) fn serve() -> ! {
         Err(failure) => Message::Failed(failure.to_string()),
     };
     let code = i32::from(matches!(message, Message::Failed(_)));
-    let said = say(&message);
+    let said = child::say(&message);
     std::process::exit(if said.is_ok() { code } else { 1 });
 }
 
 fn run() -> Result<Message> {
-    // Without this, killing the parent would leave an arm running.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .doing(|| "asking to end with the parent process".to_owned())?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).doing(|| "reading the assignment".to_owned())?;
-    let assignment: Assignment =
-        serde_json::from_str(&line).doing(|| "understanding the assignment".to_owned())?;
+    let assignment: Assignment = child::receive()?;
     process::pin_thread(&assignment.setting.cpus)?;
     if let Some(limit) = assignment.descriptors {
         process::limit_descriptors(limit)?;
@@ -277,17 +272,6 @@ fn crew(assignment: &Assignment, arm: &mut dyn Arm, texts: &'static Texts) -> Re
     Ok(Crew::new(arm.clients()?, cpus, *facets, texts, assignment.seed))
 }
 
-fn say(message: &Message) -> Result<()> {
-    let mut line =
-        serde_json::to_string(message).doing(|| "putting a message into words".to_owned())?;
-    line.push('\n');
-    let mut output = io::stdout().lock();
-    output
-        .write_all(line.as_bytes())
-        .and_then(|()| output.flush())
-        .doing(|| "reporting to the parent process".to_owned())
-}
-
 /// Tells the parent how far the arm has come.
 struct Teller {
     stage: Stage,
@@ -305,7 +289,7 @@ impl Teller {
         };
         let doing = if done == 0 { doing.to_owned() } else { format!("{doing} {done}") };
         // A parent that is gone takes this process with it; nothing to do here.
-        let _ = say(&Message::Progress { fraction, doing });
+        let _ = child::say(&Message::Progress { fraction, doing });
     }
 }
 

@@ -14,9 +14,10 @@ use lapidary::{FacetHandle, Host, HostConfig, HostError};
 use lapidary_engine::{PageNo, PageSize, Store, Ticket, View};
 
 use super::{Arm, Setting, Written};
-use crate::failure::{Doing as _, Failure, Result};
+use lapidary_benches::failure::{Doing as _, Failure, Result};
+use lapidary_benches::process::DiskUse;
+
 use crate::load::{Client, Load, Reply, Request};
-use crate::process::DiskUse;
 use crate::sql::{Statements, integrity_failure};
 use crate::workload::{FacetIndex, Share};
 

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Doing as _, Failure, Result};
+use lapidary_benches::failure::{Doing as _, Failure, Result};
+
 use crate::sql::Statements;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";

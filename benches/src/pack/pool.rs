@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::Connection;
 
-use crate::failure::{Failure, Result};
+use lapidary_benches::failure::{Failure, Result};
+
 use crate::load::{Client, Load, Reply, Request};
 use crate::sql::{Statements, integrity_failure};
 use crate::workload::{FacetIndex, Share};

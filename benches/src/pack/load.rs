@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Result;
-use crate::latency::Latency;
+use lapidary_benches::failure::Result;
+use lapidary_benches::latency::Latency;
+
 use crate::workload::{FacetIndex, Share, Tally, Turn, TurnSource};
 
 /// Something asked of one facet.

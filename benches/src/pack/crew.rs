@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use crate::failure::{Failure, Result};
+use lapidary_benches::failure::{Failure, Result};
+use lapidary_benches::process::pin_thread;
+
 use crate::load::{Client, Gauge, Load, Outcome, Plan};
-use crate::process::pin_thread;
 use crate::workload::{Share, Tally, Texts, TurnSource};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);

@@ -11,10 +11,11 @@ use lapidary_vfs::{Registration, VfsOptions, take_last_error};
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Arm, Setting, Written};
-use crate::failure::{Doing as _, Result};
+use lapidary_benches::failure::{Doing as _, Result};
+use lapidary_benches::process::DiskUse;
+
 use crate::load::Client;
 use crate::pool::{Opener, Pool};
-use crate::process::DiskUse;
 use crate::sql::{Statements, copy_database};
 use crate::workload::{FacetIndex, Share};
 

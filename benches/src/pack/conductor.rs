@@ -2,20 +2,17 @@
 //! own, shows how far they are, and puts their figures together.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tempfile::TempDir;
+use indicatif::ProgressBar;
+use lapidary_benches::child::Interruption;
+use lapidary_benches::failure::{Doing as _, Failure, Result};
+use lapidary_benches::machine::{Machine, memory_mib};
+use lapidary_benches::process::allowed_cpus;
+use lapidary_benches::workplace;
 
 use crate::arguments::{Arguments, ArmName};
 use crate::arms::Setting;
-use crate::failure::{Doing as _, Failure, Result};
-use crate::machine::{Machine, memory_mib};
-use crate::process::allowed_cpus;
 use crate::report::{ArmReport, FailedArm, Report, TemplateUsed, Workload};
 use crate::stage::{Assignment, Faults, Message, Stage};
 use crate::template::{self, Template};
@@ -36,20 +33,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
             allowed.len()
         )));
     }
-    // Told before minutes of work, not after.
-    if let Some(parent) = arguments.json.as_deref().and_then(Path::parent)
-        && !parent.as_os_str().is_empty()
-        && !parent.is_dir()
-    {
-        return Err(Failure::new(format!("--json: there is no directory {}", parent.display())));
-    }
+    workplace::check_json(arguments.json.as_deref())?;
 
     let parent = arguments.store.clone().unwrap_or_else(|| PathBuf::from(WORK_DIRECTORY));
-    fs::create_dir_all(&parent).doing(|| format!("creating {}", parent.display()))?;
-    let work = tempfile::Builder::new()
-        .prefix("run-")
-        .tempdir_in(&parent)
-        .doing(|| format!("creating a directory in {}", parent.display()))?;
+    let work = workplace::work_directory(&parent)?;
     let interruption = Interruption::prepare(work.path())?;
 
     let machine = Machine::describe(work.path(), arguments.descriptors)?;
@@ -83,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     };
 
     let arms = without_repetition(&arguments.arms);
-    let bar = progress_bar(arms.len());
+    let bar = workplace::progress_bar(arms.len() as u64 * STEPS);
     let mut lost_something = false;
     for (index, &arm) in arms.iter().enumerate() {
         let directory = work.path().join(arm.as_str());
@@ -120,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
         }
     }
     bar.finish_and_clear();
-    conclude(work, arguments.keep || lost_something);
+    workplace::conclude(work, arguments.keep || lost_something);
     Ok(report)
 }
 
@@ -170,39 +157,17 @@ impl Runner<'_> {
     /// Runs one stage in a process of its own, to its last message.
     fn run_stage(&self, assignment: &Assignment) -> Result<Message> {
         let arm = assignment.setting.arm;
-        let program = std::env::current_exe().doing(|| "finding this program".to_owned())?;
-        let mut child = Command::new(program)
-            .arg("--serve-stage")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .doing(|| format!("starting a process for {arm}"))?;
-        let input = child.stdin.take();
-        let output = child.stdout.take();
-        self.interruption.watch(child);
-        let (Some(mut input), Some(output)) = (input, output) else {
-            return Err(Failure::new("a process was started without its pipes"));
-        };
-        let mut line = serde_json::to_string(assignment)
-            .doing(|| "putting an assignment into words".to_owned())?;
-        line.push('\n');
-        // A process that ended early is reported below, with its exit status.
-        let _ = input.write_all(line.as_bytes());
-        drop(input);
-
         let mut last = None;
-        for line in BufReader::new(output).lines() {
-            let line = line.doing(|| format!("listening to the process of {arm}"))?;
-            let message: Message = serde_json::from_str(&line)
-                .doing(|| format!("understanding the process of {arm}"))?;
+        let listen = |message: Message| {
             if let Message::Progress { fraction, doing } = &message {
                 self.bar.set_position(self.first_step + step(*fraction));
                 self.bar.set_message(format!("{arm}: {doing}"));
             } else {
                 last = Some(message);
             }
-        }
-        let status = self.interruption.wait()?;
+        };
+        let status =
+            self.interruption.run_child(arm.as_str(), "--serve-stage", assignment, listen)?;
         match last {
             Some(Message::Failed(reason)) => Err(Failure::new(reason)),
             Some(message) if status.success() => Ok(message),
@@ -277,83 +242,6 @@ fn check_memory(setting: &Setting) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-fn progress_bar(arms: usize) -> ProgressBar {
-    // Nothing but the figures goes to a pipe or a file.
-    let target = if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let bar = ProgressBar::with_draw_target(Some(arms as u64 * STEPS), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3}% {elapsed} {wide_msg}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// Removes the working directory, or keeps it and says where it is.
-#[allow(clippy::print_stderr, reason = "a word to the person at the terminal")]
-fn conclude(work: TempDir, keep: bool) {
-    if keep {
-        eprintln!("kept: {}", work.keep().display());
-    } else {
-        let path = work.path().to_owned();
-        if let Err(error) = work.close() {
-            eprintln!("could not remove {}: {error}", path.display());
-        }
-    }
-}
-
-/// What has to be cleared away when the run is interrupted.
-#[derive(Clone)]
-struct Interruption {
-    child: Arc<Mutex<Option<Child>>>,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Interruption {
-    /// From now on Ctrl-C and a polite kill end the arm's process and remove `work`.
-    fn prepare(work: &Path) -> Result<Self> {
-        let this = Self { child: Arc::default(), interrupted: Arc::default() };
-        let (handler, work) = (this.clone(), work.to_owned());
-        ctrlc::set_handler(move || {
-            handler.interrupted.store(true, Ordering::SeqCst);
-            if let Some(child) = &mut *handler.lock() {
-                // Either fails only if the process has ended already.
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            let _ = fs::remove_dir_all(&work);
-            std::process::exit(130);
-        })
-        .doing(|| "preparing for Ctrl-C".to_owned())?;
-        Ok(this)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn watch(&self, child: Child) {
-        *self.lock() = Some(child);
-    }
-
-    /// Waits for the watched process, which has closed its output.
-    fn wait(&self) -> Result<std::process::ExitStatus> {
-        if self.interrupted.load(Ordering::SeqCst) {
-            // The handler is about to end this process; going on would get in its way.
-            loop {
-                std::thread::park();
-            }
-        }
-        let child = self.lock().take();
-        match child {
-            Some(mut child) => child.wait().doing(|| "waiting for an arm's process".to_owned()),
-            None => Err(Failure::new("there is no process to wait for")),
-        }
-    }
 }
 
 #[cfg(test)]

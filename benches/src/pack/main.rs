@@ -44,12 +44,8 @@ mod arguments;
 mod arms;
 mod conductor;
 mod crew;
-mod failure;
-mod latency;
 mod load;
-mod machine;
 mod pool;
-mod process;
 mod report;
 mod sql;
 mod stage;
@@ -57,13 +53,14 @@ mod table;
 mod template;
 mod workload;
 
-use std::fs;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use lapidary_benches::failure::Result;
+use lapidary_benches::workplace;
+
 use crate::arguments::Arguments;
-use crate::failure::{Doing as _, Result};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -85,10 +82,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     println!("{}", table::render_heading(&report));
     println!("{}", table::render(&report));
     if let Some(path) = &arguments.json {
-        let mut text = serde_json::to_string_pretty(&report)
-            .doing(|| "putting the figures into JSON".to_owned())?;
-        text.push('\n');
-        fs::write(path, text).doing(|| format!("writing {}", path.display()))?;
+        workplace::write_json(path, &report)?;
     }
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

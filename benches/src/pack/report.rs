@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use lapidary_benches::latency::Percentiles;
+use lapidary_benches::machine::Machine;
+use lapidary_benches::numbers::{float, rounded};
+
 use crate::arguments::ArmName;
-use crate::latency::Percentiles;
-use crate::machine::Machine;
 use crate::stage::{Loaded, Verified};
 
 /// A whole run.
@@ -123,21 +125,11 @@ impl ArmReport {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts and sizes far below 2^52")]
-fn float(number: u64) -> f64 {
-    number as f64
-}
-
-fn rounded(number: f64, decimals: i32) -> f64 {
-    let scale = 10_f64.powi(decimals);
-    (number * scale).round() / scale
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::process::DiskUse;
     use crate::workload::Tally;
+    use lapidary_benches::process::DiskUse;
 
     pub(crate) fn report_of(arm: ArmName, turns_per_s: f64) -> ArmReport {
         let loaded = Loaded {
