@@ -32,7 +32,8 @@ pub(crate) struct Catalog {
 #[derive(Debug)]
 enum Slot {
     Cold(Cold),
-    Open(Arc<Facet>),
+    /// With its id: to look for it must not take a walk to wherever it is in memory.
+    Open(FacetId, Arc<Facet>),
 }
 
 /// A facet that nobody uses, as small as can be: there may be millions.
@@ -91,16 +92,27 @@ impl Slot {
     fn id(&self) -> FacetId {
         match self {
             Self::Cold(cold) => cold.id,
-            Self::Open(facet) => facet.id(),
+            Self::Open(id, _) => *id,
         }
     }
 
     fn for_checkpoint(&self) -> ChunkSlot {
         match self {
             Self::Cold(cold) => ChunkSlot::Cold(cold.entry()),
-            Self::Open(facet) => ChunkSlot::Open(Arc::clone(facet)),
+            Self::Open(_, facet) => ChunkSlot::Open(Arc::clone(facet)),
         }
     }
+}
+
+/// Where a facet is in its chunk, or where it would be put.
+fn place_in(slots: &[Slot], id: FacetId) -> Result<usize, usize> {
+    // Ids go up by one, so this is it unless some before it were deleted.
+    let first = slots.first().map_or(0, |slot| slot.id().0);
+    let guess = usize::try_from(id.0.wrapping_sub(first)).unwrap_or(usize::MAX);
+    if slots.get(guess).is_some_and(|slot| slot.id() == id) {
+        return Ok(guess);
+    }
+    slots.binary_search_by_key(&id, Slot::id)
 }
 
 /// What a checkpoint writes of a facet that is in a chunk it writes.
@@ -131,8 +143,9 @@ impl Catalog {
         let mut names = Vec::new();
         for (chunk, entries) in chunks {
             names.extend(entries.iter().map(|entry| (entry.name.clone(), entry.facet)));
-            let slots: Vec<Slot> =
-                entries.into_iter().map(|entry| Slot::Cold(Cold::new(entry))).collect();
+            // Not `collect`, which would keep the memory of the entries: they are larger.
+            let mut slots = Vec::with_capacity(entries.len());
+            slots.extend(entries.into_iter().map(|entry| Slot::Cold(Cold::new(entry))));
             if let Some(last) = slots.last() {
                 catalog.next = catalog.next.max(FacetId(last.id().0 + 1));
                 catalog.by_id.insert(chunk, slots);
@@ -161,13 +174,13 @@ impl Catalog {
 
     fn slot(&self, id: FacetId) -> Option<&Slot> {
         let slots = self.by_id.get(&ChunkNo::of(id))?;
-        slots.binary_search_by_key(&id, Slot::id).ok().map(|at| &slots[at])
+        place_in(slots, id).ok().map(|at| &slots[at])
     }
 
     /// The facet of that name, if it is open already.
     pub(crate) fn get_open(&self, name: &FacetName) -> Option<&Arc<Facet>> {
         match self.slot(*self.by_name.get(name)?)? {
-            Slot::Open(facet) => Some(facet),
+            Slot::Open(_, facet) => Some(facet),
             Slot::Cold(_) => None,
         }
     }
@@ -181,15 +194,15 @@ impl Catalog {
     /// The facet of that id, opened.
     pub(crate) fn by_id(&mut self, id: FacetId, core: &Arc<Core>) -> Option<Arc<Facet>> {
         let slots = self.by_id.get_mut(&ChunkNo::of(id))?;
-        let at = slots.binary_search_by_key(&id, Slot::id).ok()?;
+        let at = place_in(slots, id).ok()?;
         if let Slot::Cold(cold) = &slots[at] {
             let limits = self.settings.limits_of(&cold.name, &core.tunables);
             let facet = Facet::cold(Arc::clone(core), cold.entry(), limits);
-            slots[at] = Slot::Open(facet);
+            slots[at] = Slot::Open(id, facet);
             self.open.insert(id);
         }
         match &slots[at] {
-            Slot::Open(facet) => Some(Arc::clone(facet)),
+            Slot::Open(_, facet) => Some(Arc::clone(facet)),
             Slot::Cold(_) => None,
         }
     }
@@ -200,14 +213,14 @@ impl Catalog {
             Slot::Cold(cold) => {
                 Some((cold.meta.version, cold.meta.page_size, cold.meta.page_count))
             }
-            Slot::Open(facet) => Some(facet.summary()),
+            Slot::Open(_, facet) => Some(facet.summary()),
         }
     }
 
     pub(crate) fn logical_bytes(&self, id: FacetId) -> u64 {
         match self.slot(id) {
             Some(Slot::Cold(cold)) => cold.meta.logical_bytes(),
-            Some(Slot::Open(facet)) => facet.logical_bytes(),
+            Some(Slot::Open(_, facet)) => facet.logical_bytes(),
             None => 0,
         }
     }
@@ -226,7 +239,7 @@ impl Catalog {
     /// Facets that are open.
     pub(crate) fn opened(&self) -> impl Iterator<Item = &Arc<Facet>> {
         self.open.iter().filter_map(|&id| match self.slot(id)? {
-            Slot::Open(facet) => Some(facet),
+            Slot::Open(_, facet) => Some(facet),
             Slot::Cold(_) => None,
         })
     }
@@ -241,7 +254,7 @@ impl Catalog {
     /// Puts the open facets of a subtree under the limits that go for their names now.
     pub(crate) fn apply_limits(&self, root: &FacetName, core: &Core) {
         for (name, id) in self.subtree(root) {
-            if let Some(Slot::Open(facet)) = self.slot(id) {
+            if let Some(Slot::Open(_, facet)) = self.slot(id) {
                 facet.set_limits(self.settings.limits_of(name, &core.tunables));
             }
         }
@@ -260,7 +273,7 @@ impl Catalog {
     pub(crate) fn cold_history_bytes(&self) -> u64 {
         let bytes = |slot: &Slot| match slot {
             Slot::Cold(cold) => cold.history.as_ref().map_or(0, |history| history.bytes),
-            Slot::Open(_) => 0,
+            Slot::Open(..) => 0,
         };
         self.by_id.values().flatten().map(bytes).sum()
     }
@@ -276,7 +289,7 @@ impl Catalog {
         for (id, entry) in unused {
             self.open.remove(&id);
             if let Some(slots) = self.by_id.get_mut(&ChunkNo::of(id))
-                && let Ok(at) = slots.binary_search_by_key(&id, Slot::id)
+                && let Ok(at) = place_in(slots, id)
             {
                 slots[at] = Slot::Cold(Cold::new(entry));
             }
@@ -287,7 +300,7 @@ impl Catalog {
     pub(crate) fn insert(&mut self, name: FacetName, facet: Arc<Facet>) -> bool {
         let id = facet.id();
         let slots = self.by_id.entry(ChunkNo::of(id)).or_default();
-        let Err(at) = slots.binary_search_by_key(&id, Slot::id) else { return false };
+        let Err(at) = place_in(slots, id) else { return false };
         if self.by_name.contains_key(&name) {
             return false;
         }
@@ -295,7 +308,7 @@ impl Catalog {
         if slots.is_empty() {
             slots.reserve_exact(usize::try_from(CHUNK_FACETS).unwrap_or(0));
         }
-        slots.insert(at, Slot::Open(facet));
+        slots.insert(at, Slot::Open(id, facet));
         self.open.insert(id);
         self.next = self.next.max(FacetId(id.0 + 1));
         self.by_name.insert(name, id);
