@@ -20,6 +20,12 @@ pub struct Latency {
 
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
+impl Default for Latency {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Latency {
     pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
