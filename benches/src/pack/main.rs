@@ -22,7 +22,7 @@
 //! | resident KiB per open facet | growth of resident memory since before the store was opened, with all facets open after the turns, divided by open connections; page images and the store itself included |
 //! | descriptors per open facet | growth of `/proc/self/fd`, divided likewise |
 //! | disk KiB per facet, created | as in use, before the first turn |
-//! | disk KiB per facet, in use | files with `-wal` and `-shm` while open; for Lapidary the bytes in segments that durable state refers to. It grows with the turns an arm managed to do, which differ: compare arms with "turns found again, per facet" in view |
+//! | disk KiB per facet, in use | files with `-wal` and `-shm` while open; for Lapidary what the last checkpoint refers to, and the log since. It grows with the turns an arm managed to do, which differ: compare arms with "turns found again, per facet" in view |
 //! | disk KiB per facet, allocated | blocks the file system gave to all those files; for Lapidary all segment files |
 //! | disk KiB per facet, closed | as in use, after an orderly close |
 //! | bytes written per turn | stock: bytes passed to write calls (`wchar`; the `-shm` mapping is not counted). Lapidary: bytes written to the log with padding; filling segments ahead is `filled_bytes_per_turn` |

@@ -120,7 +120,9 @@ fn open_template(setting: &Setting) -> Result<Option<Connection>> {
 
 fn store_disk_use(store: &Store) -> DiskUse {
     let stat = store.stat();
-    DiskUse { bytes: stat.live_bytes, allocated_bytes: stat.allocated_bytes }
+    // What is live is known as of the last checkpoint; what came after it is in the log.
+    let bytes = stat.live_bytes + stat.tail_bytes;
+    DiskUse { bytes, allocated_bytes: stat.allocated_bytes }
 }
 
 fn store_written(store: &Store) -> Written {
