@@ -641,6 +641,16 @@ impl Segments {
             if !is_too_many && !is_too_large {
                 return Ok(false);
             }
+            // Not what a commit would have to make again at once; twice that, since what is kept back
+            // for the next checkpoint grows with every commit.
+            let reserve = 2 * self.room.reserve_bytes();
+            let buffered_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
+            let demand = Demand { buffered_bytes, record_bytes: 0, purpose: Purpose::Commit };
+            let mut left = table.ready.clone();
+            left.remove(&file);
+            if !room::is_enough_in(&left, 0, demand, reserve) {
+                return Ok(false);
+            }
             table.ready.remove(&file);
             self.room.publish(&table.ready);
             file
