@@ -176,6 +176,14 @@ pub(crate) fn pad(out: &mut Vec<u8>, start: usize, align: usize) {
     out.resize(start + len, 0);
 }
 
+/// The slot at an offset of a segment, in bytes.
+///
+/// # Panics
+/// If there is none, which the size of segments rules out.
+pub(crate) fn slot_at(offset: u64) -> u32 {
+    stored_len(usize::try_from(offset / SLOT_BYTES as u64).unwrap_or(usize::MAX))
+}
+
 /// A length or count as the format stores it.
 ///
 /// # Panics

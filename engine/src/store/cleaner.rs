@@ -30,7 +30,7 @@ use crate::format::batch::{self, BatchHeader};
 use crate::format::catalog::OtherPart;
 use crate::format::record::{self, ItemKind, SURVIVOR_FIXED_BYTES, SURVIVORS_FIXED_BYTES};
 use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
-use crate::format::{Hash, Identity, SLOT_BYTES, StoredRef, stored_len};
+use crate::format::{Hash, Identity, StoredRef, slot_at, stored_len};
 use crate::segments::{Candidate, LiveChanges, SegmentFile, Segments, Taken, io_error};
 use crate::types::{FacetId, Incarnation, Lsn, SegmentId, StoreId};
 
@@ -403,7 +403,7 @@ impl Pass<'_> {
             for item in items {
                 let here = Identity {
                     segment: victim.segment,
-                    slot: slot_of(records_at + item.at as u64),
+                    slot: slot_at(records_at + item.at as u64),
                 };
                 let Identity { segment, slot } = item.moved.unwrap_or(here);
                 let len = stored_len(item.bytes.len());
@@ -445,10 +445,6 @@ impl Pass<'_> {
         }
         Ok(Looked::Survivors(survivors, rewrite))
     }
-}
-
-fn slot_of(offset: u64) -> u32 {
-    stored_len(usize::try_from(offset / SLOT_BYTES as u64).unwrap_or(usize::MAX))
 }
 
 /// A segment of survivors that is being filled.
@@ -557,7 +553,7 @@ impl Output {
         })?;
         let survivors_at = self.offset as usize + batch::HEADER_BYTES + SURVIVORS_FIXED_BYTES;
         for (reference, is_page, at) in self.pending_items.drain(..) {
-            let slot = slot_of((survivors_at + at) as u64);
+            let slot = slot_at((survivors_at + at) as u64);
             let now = Identity { segment: self.taken.segment, slot };
             self.placed.push((reference, is_page, now));
         }

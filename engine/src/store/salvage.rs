@@ -20,7 +20,7 @@ use crate::format::catalog::{self, CHUNK_FACETS, ChunkNo, FacetEntry, VersionMet
 use crate::format::record::{self, CatalogChange, CommittedPage, ItemKind, PartKind, Record};
 use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::{
-    BLOCK_BYTES_STORED, Identity, Malformed, SLOT_BYTES, StoredRef, batch, stored_len,
+    BLOCK_BYTES_STORED, Identity, Malformed, StoredRef, batch, slot_at, stored_len,
 };
 use crate::io::OverlayIo;
 use crate::map::{self, NodeSource, PageRef};
@@ -280,7 +280,10 @@ impl Scan<'_> {
                 let len = stored_len(item.bytes.len());
                 let reference =
                     StoredRef { segment: was.segment, slot: was.slot, len, crc: item.crc };
-                Some((reference, Identity { segment: header.segment, slot: slot_of(at, item.at) }))
+                Some((
+                    reference,
+                    Identity { segment: header.segment, slot: slot_at(at + item.at as u64) },
+                ))
             });
             let moved = moved.collect();
             // Segments come in order, so what was moved twice is where it was moved last.
@@ -365,7 +368,7 @@ impl Scan<'_> {
                     let (page, reference) = match page {
                         CommittedPage::Referred(page) => (page.page, page.reference),
                         CommittedPage::Inline { page, at, len, crc } => {
-                            let slot = slot_of(records_at, at);
+                            let slot = slot_at(records_at + at as u64);
                             (page, Some(StoredRef { segment, slot, len, crc }))
                         }
                     };
@@ -419,11 +422,6 @@ impl Scan<'_> {
             CatalogChange::Quota { .. } | CatalogChange::Retention { .. } => {}
         }
     }
-}
-
-fn slot_of(records_at: u64, at: usize) -> u32 {
-    let slot = (records_at + at as u64) / SLOT_BYTES as u64;
-    stored_len(usize::try_from(slot).unwrap_or(usize::MAX))
 }
 
 /// Page-map nodes as far as they can be read: what is below a damaged one counts as never written, and

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::facet::{Committed, Content, Facet};
 use crate::format::catalog::VersionMeta;
 use crate::format::record::{CatalogChange, CommitHeader, CommittedPage, ForkEntry, Record};
-use crate::format::{SLOT_BYTES, StoredRef, stored_len};
+use crate::format::{StoredRef, slot_at};
 use crate::map::PageRef;
 use crate::store::catalog::Catalog;
 use crate::types::{Lsn, SegmentId};
@@ -68,8 +68,7 @@ impl<'a> Replay<'a> {
                     (page.page, page.reference)
                 }
                 CommittedPage::Inline { page, at, len, crc } => {
-                    let slot = (records_at + at as u64) / SLOT_BYTES as u64;
-                    let slot = stored_len(usize::try_from(slot).unwrap_or(usize::MAX));
+                    let slot = slot_at(records_at + at as u64);
                     (page, Some(StoredRef { segment, slot, len, crc }))
                 }
             });
