@@ -240,7 +240,9 @@ fn live(seed: u64, steps: u32) {
         life.store().checkpoint().unwrap();
     }
     let stat = life.store().stat();
-    assert!(stat.live_bytes < 4096, "seed {seed}: something still counts: {stat:?}");
+    // What the cleaner is still filling is named in the checkpoint, dead or not.
+    let named = 16 * stat.forwards;
+    assert!(stat.live_bytes < 4096 + named, "seed {seed}: something still counts: {stat:?}");
     assert_eq!((stat.shared_references, stat.history_bytes), (0, 0), "seed {seed}");
 }
 

@@ -94,6 +94,7 @@ fn space_stays_within_bounds_under_random_overwrites() {
             put(facet, number, 0);
             expected[n][number as usize - 1] = 0;
         }
+        store.flush().unwrap();
     }
     let mut worst = 0.0_f64;
     for round in 0..30_000_u64 {

@@ -59,8 +59,9 @@
 //! (8), number at its level (4), level (1), reserved (3), holders (4), reserved (4); pages: reference (16),
 //! holders (4), reserved (4).
 //!
-//! *Forwards of a segment*: where the cleaner put what was in it. Number (4), reserved (4), then in
-//! order of slot: slot (4), segment (4) and slot (4) where it is now.
+//! *Forwards to a segment*: what the cleaner put there. Number (4), reserved (4), then in order of slot:
+//! slot (4), segment (4) and slot (4) where it was first written. It says so of what was live when it was
+//! moved; nothing has to lead to it any more.
 //!
 //! *Settings*: number of quotas (4), number of retentions (4), then quotas: bytes (8), bytes of the name
 //! (2), name; and retentions: bytes (8), milliseconds (8), bytes of the name (2), name.
@@ -77,7 +78,7 @@
 //! | 28 | 4 | number of other parts |
 //! | 32 | 24 each | chunk number (8), reference (16), in order of chunk number |
 //! | … | 40 each | segments in use: number (4), file (4), size in bytes (4), kind as in its header (4), live bytes of pages (8), live bytes of checkpoint parts (8), the LSN that counts as its age (8) |
-//! | … | 24 each | other parts: 1 shared references, 2 forwards, 3 settings (4), segment whose forwards it has (4), reference (16) |
+//! | … | 24 each | other parts: 1 shared references, 2 forwards, 3 settings (4), segment that the forwards lead to (4), reference (16) |
 //!
 //! Live bytes are those that this checkpoint refers to, its root not included.
 
@@ -425,18 +426,18 @@ pub(crate) fn decode_shared(
     }
 }
 
-/// Encodes the forwards of a segment: (slot, where it is now), in order of slot.
+/// Encodes the forwards to a segment: (slot, where it was first written), in order of slot.
 pub(crate) fn encode_forwards(forwards: &[(u32, Identity)], out: &mut Vec<u8>) {
     out.extend_from_slice(&stored_len(forwards.len()).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    for &(slot, now) in forwards {
-        for value in [slot, now.segment.0, now.slot] {
+    for &(slot, origin) in forwards {
+        for value in [slot, origin.segment.0, origin.slot] {
             out.extend_from_slice(&value.to_le_bytes());
         }
     }
 }
 
-/// Decodes the forwards of a segment.
+/// Decodes the forwards to a segment.
 pub(crate) fn decode_forwards(payload: &[u8]) -> Result<Vec<(u32, Identity)>, Malformed> {
     let mut reader = Reader::new(payload);
     let count = reader.u32()?;
@@ -536,7 +537,7 @@ pub(crate) enum OtherPart {
 }
 
 /// A checkpoint root.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Root {
     pub(crate) lsn: Lsn,
     pub(crate) next_facet: FacetId,

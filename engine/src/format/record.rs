@@ -59,7 +59,7 @@
 //! | 24 | 1 | 1 page-map node, 2 catalog chunk, 3 history part, 4 root, 5 shared references, 6 forwards, 7 settings, 8 index of a history |
 //! | 25 | 1 | level of the node: 0 is a leaf |
 //! | 26 | 2 | reserved |
-//! | 28 | 4 | number of the node at its level; segment of the forwards |
+//! | 28 | 4 | number of the node at its level; segment that the forwards lead to |
 //! | 32 | 8 | facet the node or the history was written for; number of the chunk |
 //! | 40 | … | payload, padded with zeros to a multiple of 8 |
 //!

@@ -112,6 +112,8 @@ pub(crate) struct Totals {
     pub(crate) ready: u32,
     pub(crate) allocated_bytes: u64,
     pub(crate) ready_bytes: u64,
+    /// Of these, more than there need to be.
+    pub(crate) spare_ready_bytes: u64,
     /// Bytes of segments in use that the last checkpoint has passed: what the cleaner may look at.
     pub(crate) settled_bytes: u64,
     /// What is live in those.
@@ -147,6 +149,11 @@ struct Pace {
     second_bytes: u64,
     last_ns: u64,
     busy_until_ns: u64,
+    /// Fewest ready bytes that there were in this second, and in the one before.
+    low: [u64; 2],
+    /// Most bytes that were to be kept back for a checkpoint, likewise.
+    back: [u64; 2],
+    window: u64,
 }
 
 impl Pace {
@@ -170,6 +177,27 @@ impl Pace {
         }
         now_ns < self.busy_until_ns
     }
+
+    /// Bytes that were ready all the time in the last second or two, `ready` being those that are now,
+    /// and the most that had to be kept back in that time, `back` being what has to be now. While the
+    /// cleaner works, segments come by the dozen and are taken one by one; and what is kept back grows
+    /// with every commit until the next checkpoint.
+    fn lately(&mut self, now_ns: u64, ready: u64, back: u64) -> (u64, u64) {
+        let window = now_ns / FILL_INTERVAL_NS;
+        if window != self.window {
+            let is_next = window == self.window + 1;
+            self.low = [ready, if is_next { self.low[0] } else { 0 }];
+            self.back = [back, if is_next { self.back[0] } else { 0 }];
+            self.window = window;
+        }
+        self.back[0] = self.back[0].max(back);
+        (self.low[0].min(self.low[1]), self.back[0].max(self.back[1]))
+    }
+
+    /// So many ready bytes were removed.
+    fn removed(&mut self, bytes: u64) {
+        self.low = self.low.map(|low| low.saturating_sub(bytes));
+    }
 }
 
 /// A segment is only filled with zeros if the log needs more than this for one. If it does not, its
@@ -178,10 +206,7 @@ impl Pace {
 const FILL_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Segments that the log should not need more than of in a second.
-const SEGMENTS_PER_SECOND: u64 = 32;
-
-/// Most of the reserve that one new segment is made for.
-const RESERVE_BYTES_PER_SEGMENT: usize = 1 << 20;
+const SEGMENTS_PER_SECOND: u64 = 64;
 
 /// A segment handed to the log.
 #[derive(Clone, Copy, Debug)]
@@ -273,7 +298,7 @@ impl Segments {
     /// that a few that are ready or half empty take little space; but not so little that the log needs
     /// a new one all the time.
     fn size_wanted(&self, table: &Table) -> u32 {
-        const SHARE: u64 = 128;
+        const SHARE: u64 = 512;
         let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
         let wanted = (in_use / SHARE).max(self.pace().bytes_per_second / SEGMENTS_PER_SECOND);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX / 2).max(1);
@@ -350,11 +375,14 @@ impl Segments {
     ) -> Taken {
         table.ready.remove(&file);
         self.room.publish(&table.ready);
+        let left = table.ready.values().map(|ready| u64::from(ready.size)).sum();
+        let mut pace = self.pace();
+        pace.low[0] = pace.low[0].min(left);
         if kind == SegmentKind::Log {
-            let mut pace = self.pace();
             pace.taken += 1;
             pace.taken_bytes += u64::from(ready.size);
         }
+        drop(pace);
         let next = table.last_segment.0.checked_add(1);
         table.last_segment =
             SegmentId(next.expect("a store has fewer than 2 to the 32nd segments"));
@@ -449,7 +477,10 @@ impl Segments {
             // What is to be kept back may be made up of several segments.
             let reserve = usize::try_from(reserve).unwrap_or(usize::MAX);
             let bytes = match purpose {
-                Purpose::Commit => buffered_bytes.max(reserve.min(RESERVE_BYTES_PER_SEGMENT)),
+                Purpose::Commit => {
+                    let wanted = usize::try_from(self.size_wanted(&self.table())).unwrap_or(0);
+                    buffered_bytes.max(reserve.min(wanted / 2))
+                }
                 Purpose::Delete | Purpose::Checkpoint => buffered_bytes,
             };
             self.make(bytes, Make::Reserved, is_done).inspect_err(|error| {
@@ -481,10 +512,7 @@ impl Segments {
         let is_busy = self.pace().is_busy(now_ns);
         let is_done = |table: &Table| {
             let wanted = self.size_wanted(table);
-            let large = table.ready.values().filter(|ready| ready.size >= wanted).count();
-            // One in reserve, and two for what comes next, of the size the store has grown to; a
-            // busy log has taken them before the next ones are made, so it needs more.
-            table.ready.len() >= 3 && large >= if is_busy { 3 } else { 1 }
+            self.is_ahead(&table.ready, wanted, is_busy, self.room.reserve_bytes())
         };
         if is_done(&self.table()) {
             return Ok(false);
@@ -492,6 +520,24 @@ impl Segments {
         let how = if is_busy { Make::Reserved } else { Make::Filled };
         self.make(0, how, is_done)?;
         Ok(true)
+    }
+
+    /// Whether `ready` is enough: one in reserve, and two for what comes next, of the size the store
+    /// has grown to; a busy log has taken them before the next ones are made, so it needs more. And
+    /// what commits have to leave to the next checkpoint, `back`, or they would make it themselves.
+    fn is_ahead(
+        &self,
+        ready: &BTreeMap<FileNo, Ready>,
+        wanted: u32,
+        is_busy: bool,
+        back: u64,
+    ) -> bool {
+        let large = ready.values().filter(|ready| ready.size >= wanted).count();
+        let buffered_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let demand = Demand { buffered_bytes, record_bytes: 0, purpose: Purpose::Commit };
+        ready.len() >= 3
+            && large >= if is_busy { 3 } else { 1 }
+            && room::is_enough_in(ready, 0, demand, back)
     }
 
     /// Whether a commit was refused for lack of space since this was last asked.
@@ -616,6 +662,16 @@ impl Segments {
         self.room.publish(&table.ready);
     }
 
+    /// Recovery, when it is known what is in use: ends forwards to what is not. A checkpoint leads to
+    /// segments in which nothing is live, and they may have been put to use before the crash.
+    pub(crate) fn forget_unused_targets(&self) {
+        for target in self.files.with_forwards(|forwards| forwards.targets()) {
+            if !self.is_in_use(target) {
+                self.files.forget(target);
+            }
+        }
+    }
+
     /// Removes a file that is ready, if there are more than the log and the cleaner will need soon, or
     /// one that is much larger than they will; says whether it did.
     pub(crate) fn trim(&self, now_ns: u64) -> Result<bool> {
@@ -627,30 +683,31 @@ impl Segments {
         let file = {
             let mut table = self.table();
             let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
-            let wanted = u64::from(self.size_wanted(&table));
+            let wanted = self.size_wanted(&table);
             let ready: u64 = table.ready.values().map(|ready| u64::from(ready.size)).sum();
-            let count = if is_busy { READY_SEGMENTS_BUSY_MIN } else { READY_SEGMENTS_MIN };
-            let keep = (in_use / READY_SHARE).max(count * wanted);
-            let largest = table.ready.iter().max_by_key(|(_, ready)| ready.size);
-            let Some((file, size)) = largest.map(|(&file, ready)| (file, u64::from(ready.size)))
-            else {
+            let back = self.room.reserve_bytes();
+            let (low, back_max) = self.pace().lately(now_ns, ready, back);
+            let keep = ready_bytes_kept(wanted, in_use);
+            let ready = if is_busy { low.max(ready.saturating_sub(2 * keep)) } else { ready };
+            let size_max = (2 * u64::from(wanted)).max(in_use / READY_SHARE);
+            // One that is too large, or else a small one, so that they come to be of the size wanted.
+            let size = |ready: &Ready| u64::from(ready.size);
+            let large = table.ready.iter().find(|(_, ready)| size(ready) > size_max);
+            let found = large.or_else(|| table.ready.iter().min_by_key(|(_, ready)| ready.size));
+            let Some((&file, size)) = found.map(|(file, ready)| (file, size(ready))) else {
                 return Ok(false);
             };
-            let is_too_many = table.ready.len() as u64 > count && ready - size >= keep;
-            let is_too_large = !is_busy && size > (2 * wanted).max(in_use / READY_SHARE);
-            if !is_too_many && !is_too_large {
+            let spare = if large.is_some() { ready } else { ready.saturating_sub(keep) };
+            if spare < size {
                 return Ok(false);
             }
-            // Not what a commit would have to make again at once; twice that, since what is kept back
-            // for the next checkpoint grows with every commit.
-            let reserve = 2 * self.room.reserve_bytes();
-            let buffered_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
-            let demand = Demand { buffered_bytes, record_bytes: 0, purpose: Purpose::Commit };
+            // Not what would have to be made again at once.
             let mut left = table.ready.clone();
             left.remove(&file);
-            if !room::is_enough_in(&left, 0, demand, reserve) {
+            if !self.is_ahead(&left, wanted, is_busy, back_max) {
                 return Ok(false);
             }
+            self.pace().removed(size);
             table.ready.remove(&file);
             self.room.publish(&table.ready);
             file
@@ -677,15 +734,22 @@ impl Segments {
                 totals.settled_live_bytes += entry.live_bytes();
             }
         }
+        // What the cleaner empties is ready for a while before it is taken.
+        let in_use = totals.allocated_bytes - totals.ready_bytes;
+        let kept = ready_bytes_kept(self.size_wanted(&table), in_use) + in_use / READY_SHARE;
+        totals.spare_ready_bytes = totals.ready_bytes.saturating_sub(kept);
         totals
     }
 }
 
-/// More ready bytes than this share of what is in use are given back to the file system…
-const READY_SHARE: u64 = 32;
-/// …unless they are fewer segments than this, or this while the log is busy.
-const READY_SEGMENTS_MIN: u64 = 4;
-const READY_SEGMENTS_BUSY_MIN: u64 = 5;
+/// More ready bytes than so many segments of the size wanted, and than this share of what is in use, are
+/// given back to the file system, unless they are what the log and the next checkpoint need.
+const READY_SEGMENTS: u64 = 4;
+const READY_SHARE: u64 = 64;
+
+fn ready_bytes_kept(wanted: u32, in_use: u64) -> u64 {
+    (READY_SEGMENTS * u64::from(wanted)).max(in_use / READY_SHARE)
+}
 
 fn is_settled(
     segment: SegmentId,

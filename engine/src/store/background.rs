@@ -95,7 +95,10 @@ fn maintain(shared: &Shared, stopping: &AtomicBool) {
     let mut pace = |bytes: usize, urgency: f64| {
         let per_second = shared.core.tunables.clean_bytes_per_second.max(1);
         #[expect(clippy::cast_precision_loss, reason = "a pace, not a count")]
-        let seconds = bytes as f64 / (per_second as f64 * urgency.powi(8));
+        let seconds = bytes as f64 / (per_second as f64 * urgency.powi(32));
+        // What the log needs next does not wait for the cleaner. Errors are seen by the next round.
+        let now_ns = shared.core.monotonic_ns();
+        while matches!(shared.core.segments.fill_ahead(now_ns), Ok(true)) {}
         if seconds.is_finite() && seconds > 0.0 && !stopping.load(Ordering::Acquire) {
             thread::park_timeout(Duration::from_secs_f64(seconds.min(1.0)));
         }

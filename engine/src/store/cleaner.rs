@@ -31,13 +31,15 @@ use crate::format::catalog::OtherPart;
 use crate::format::record::{self, ItemKind, SURVIVOR_FIXED_BYTES, SURVIVORS_FIXED_BYTES};
 use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::{Hash, Identity, StoredRef, slot_at, stored_len};
-use crate::segments::{Candidate, LiveChanges, SegmentFile, Segments, Taken, io_error};
+use crate::segments::{Candidate, LiveChanges, SegmentFile, Segments, Taken, Totals, io_error};
 use crate::types::{FacetId, Incarnation, Lsn, SegmentId, StoreId};
 
 /// Bytes of survivors that are written at once.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes that a pass moves at most, so that a checkpoint need not wait for long.
 const PASS_BYTES: u64 = 8 << 20;
+/// Of what segments may take, this share is won at once.
+const STEP_SHARE: u64 = 256;
 /// Of what a victim could hold, at least this share must be garbage, in percent. Less is not worth
 /// it, and what is left of a segment by headers and padding does not get better by moving.
 const GARBAGE_PERCENT_MIN: u64 = 10;
@@ -65,6 +67,9 @@ pub(super) struct Cleaning {
     capacities: FxHashMap<SegmentId, u64>,
     /// Bytes of segments that were emptied since the last checkpoint.
     emptied_bytes: u64,
+    /// Bytes of the segments that there was to choose from last time, and what is live in them.
+    pub(super) settled_bytes: u64,
+    pub(super) settled_live_bytes: u64,
     trimmed_ns: u64,
     /// Facets whose history has still to be looked at in this round.
     cold: Vec<FacetId>,
@@ -122,14 +127,17 @@ impl Shared {
             .collect();
         let taken: u64 = candidates.iter().map(|candidate| u64::from(candidate.size)).sum();
         let live: u64 = candidates.iter().map(|candidate| candidate.live_bytes).sum();
-        let bound = live.saturating_mul(u64::from(core.tunables.space_percent_max)) / 100;
-        let slack = 2 * u64::from(core.segments.format().segment_bytes_min);
-        if urge == Urge::Routine && taken <= bound + slack {
+        let bound = self.settled_bytes_max(live, totals);
+        {
+            let mut cleaning = self.cleaning();
+            (cleaning.settled_bytes, cleaning.settled_live_bytes) = (taken, live);
+        }
+        if urge == Urge::Routine && taken <= bound {
             return Ok(Cleaned::default());
         }
         // Precision is of no matter here.
         #[expect(clippy::cast_precision_loss, reason = "a rough measure")]
-        let urgency = (taken as f64 / (bound + slack).max(1) as f64).max(1.0);
+        let urgency = (taken as f64 / bound.max(1) as f64).max(1.0);
         let now = core.log.durable_lsn();
         let victims = {
             let mut cleaning = self.cleaning();
@@ -143,10 +151,16 @@ impl Shared {
             store: self.id,
             incarnation: core.incarnation,
             moved: Moved::default(),
+            copied: Vec::new(),
+            full: Vec::new(),
             pace,
             urgency: if urge == Urge::Space { f64::INFINITY } else { urgency },
             now,
-            needed: if urge == Urge::Space { u64::MAX } else { taken - bound - slack },
+            needed: match urge {
+                Urge::Space => u64::MAX,
+                // A little more, so that what a checkpoint makes ready is worth it.
+                Urge::Routine => taken - bound + bound / STEP_SHARE,
+            },
         };
         let outputs = std::mem::take(&mut self.cleaning().outputs);
         let (outputs, result) = pass.run(&checkpointer, &victims, outputs);
@@ -179,10 +193,27 @@ impl Shared {
         result.map(|()| cleaned)
     }
 
+    /// Bytes that segments may take in which `live` bytes are, and that the cleaner can do something
+    /// about: what the bound on the whole store leaves beside the log since the last checkpoint, what
+    /// the cleaner is filling, and what has to be ready. Of a small store these take all of it; then half
+    /// of the garbage that the bound allows is left to segments.
+    ///
+    /// As the log grows, so this shrinks, until the next checkpoint: then what was overwritten becomes
+    /// garbage. So the cleaner works all the time, and frees segments as fast as the log takes them.
+    fn settled_bytes_max(&self, live: u64, totals: Totals) -> u64 {
+        let core = &self.core;
+        let percent = u64::from(core.tunables.space_percent_max);
+        let share = |percent: u64| live.saturating_mul(percent) / 100;
+        let beside = totals.allocated_bytes - totals.settled_bytes - totals.spare_ready_bytes;
+        let slack = 2 * u64::from(core.segments.format().segment_bytes_min);
+        let least = share(100 + percent.saturating_sub(100) / 2) + slack;
+        share(percent).saturating_sub(beside).max(least)
+    }
+
     /// Whether so much was emptied that a checkpoint should make it ready; `is_all`: nothing more will
     /// be for now.
     pub(super) fn is_emptied(&self, is_all: bool) -> bool {
-        const SHARE: u64 = 32;
+        const SHARE: u64 = 128;
         let emptied = self.cleaning().emptied_bytes;
         let allocated = self.core.segments.totals(None, Lsn(0)).allocated_bytes;
         emptied > 0 && (is_all || emptied >= allocated / SHARE)
@@ -241,11 +272,22 @@ struct Survivor {
     bytes: Vec<u8>,
 }
 
+/// What was copied out of a victim, and to where.
+#[derive(Debug, Default)]
+struct Copied {
+    moves: Vec<(StoredRef, Identity)>,
+    live: LiveChanges,
+}
+
 struct Pass<'a> {
     shared: &'a Shared,
     store: StoreId,
     incarnation: Incarnation,
     moved: Moved,
+    /// Not published yet.
+    copied: Vec<Copied>,
+    /// Outputs that were filled, not synced yet.
+    full: Vec<(SegmentId, SegmentFile)>,
     pace: Pace<'a>,
     urgency: f64,
     /// Where the log is.
@@ -272,27 +314,29 @@ impl Pass<'_> {
         mut outputs: [Option<Output>; 2],
     ) -> ([Option<Output>; 2], Result<()>) {
         let mut holders = Holders::new(self.shared, checkpointer);
+        let mut result = Ok(true);
         for victim in victims {
             let won = self.moved.emptied_bytes.saturating_sub(self.moved.bytes);
             if self.moved.bytes >= PASS_BYTES || won >= self.needed {
                 break;
             }
-            let result = self.empty(&mut holders, victim, &mut outputs);
-            match result {
-                Ok(true) => {}
-                Ok(false) => break,
-                // What was written is half known: only recovery goes on from there.
-                Err(error @ (Error::Poisoned { .. } | Error::Closed)) => {
-                    return (outputs, Err(error));
-                }
-                Err(error) => return (outputs, Err(self.shared.core.log.poison(&error))),
+            result = self.copy(&mut holders, victim, &mut outputs);
+            if !matches!(result, Ok(true)) {
+                break;
             }
         }
-        (outputs, Ok(()))
+        let result = match result.and_then(|_| self.publish(&outputs)) {
+            // What was written is half known: only recovery goes on from there.
+            Err(error) if !matches!(error, Error::Poisoned { .. } | Error::Closed) => {
+                Err(self.shared.core.log.poison(&error))
+            }
+            result => result,
+        };
+        (outputs, result)
     }
 
-    /// Moves everything live out of a victim; `false` if there is no room.
-    fn empty(
+    /// Copies everything live out of a victim; `false` if there is no room.
+    fn copy(
         &mut self,
         holders: &mut Holders<'_>,
         victim: &Candidate,
@@ -307,17 +351,15 @@ impl Pass<'_> {
             }
         };
         let slot = usize::from(kind == SegmentKind::Survivors);
-        let mut moves = Vec::with_capacity(survivors.len());
-        let mut live = LiveChanges::default();
-        let mut touched: Vec<SegmentFile> = Vec::new();
+        let mut copied = Copied::default();
         for survivor in &survivors {
             let needed = Output::bytes_for(survivor.bytes.len());
             if !outputs[slot].as_ref().is_some_and(|output| output.has_room(needed)) {
                 if let Some(full) = outputs[slot].take() {
-                    let full = self.finish(full, &mut moves, &mut live, victim.segment)?;
+                    let full = self.finish(full, &mut copied, victim.segment)?;
                     self.segments().seal(full.taken.segment, Lsn(0));
                     self.moved.filled.push((full.taken.segment, full.live_bytes));
-                    touched.push(full.file);
+                    self.full.push((full.taken.segment, full.file));
                 }
                 let Some(taken) = self.segments().take_for_survivors(needed as u64, self.now)
                 else {
@@ -335,19 +377,10 @@ impl Pass<'_> {
             }
         }
         if let Some(output) = outputs[slot].take() {
-            let output = self.finish(output, &mut moves, &mut live, victim.segment)?;
-            touched.push(SegmentFile::clone(&output.file));
-            outputs[slot] = Some(output);
+            outputs[slot] = Some(self.finish(output, &mut copied, victim.segment)?);
         }
-        // 1. Synced, before 2. anybody is led there.
-        for file in touched {
-            file.sync().map_err(|source| {
-                io_error(&self.segments().files, "sync", victim.segment, None, source)
-            })?;
-        }
-        let bytes: u64 = moves.iter().map(|(reference, _)| u64::from(reference.len)).sum();
-        self.segments().files.with_forwards(|forwards| forwards.add(moves));
-        self.segments().apply(&live);
+        let bytes: u64 = copied.moves.iter().map(|(reference, _)| u64::from(reference.len)).sum();
+        self.copied.push(copied);
         self.moved.bytes += bytes;
         self.moved.emptied += 1;
         self.moved.emptied_bytes += u64::from(victim.size);
@@ -355,12 +388,29 @@ impl Pass<'_> {
         Ok(true)
     }
 
+    /// What was copied out of all victims 1. is synced, before 2. anybody is led there.
+    fn publish(&mut self, outputs: &[Option<Output>; 2]) -> Result<()> {
+        if self.copied.is_empty() {
+            return Ok(());
+        }
+        let files = &self.shared.core.segments.files;
+        let open = outputs.iter().flatten().map(|output| (output.taken.segment, &output.file));
+        let full = self.full.iter().map(|(segment, file)| (*segment, file));
+        for (segment, file) in full.chain(open) {
+            file.sync().map_err(|source| io_error(files, "sync", segment, None, source))?;
+        }
+        for Copied { moves, live } in self.copied.drain(..) {
+            files.with_forwards(|forwards| forwards.add(moves));
+            self.shared.core.segments.apply(&live);
+        }
+        Ok(())
+    }
+
     /// Writes what an output has pending, and takes down where everything went.
     fn finish(
         &mut self,
         mut output: Output,
-        moves: &mut Vec<(StoredRef, Identity)>,
-        live: &mut LiveChanges,
+        copied: &mut Copied,
         victim: SegmentId,
     ) -> Result<Output> {
         let written = output.write(self.store, self.incarnation, self.segments())?;
@@ -368,9 +418,9 @@ impl Pass<'_> {
         for (reference, is_page, now) in output.placed.drain(..) {
             output.live_bytes += u64::from(reference.len);
             let count = if is_page { LiveChanges::page } else { LiveChanges::part };
-            count(live, victim, reference.len, -1);
-            count(live, now.segment, reference.len, 1);
-            moves.push((reference, now));
+            count(&mut copied.live, victim, reference.len, -1);
+            count(&mut copied.live, now.segment, reference.len, 1);
+            copied.moves.push((reference, now));
         }
         Ok(output)
     }

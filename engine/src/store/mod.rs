@@ -134,7 +134,12 @@ pub struct StoreStat {
     pub cleaned_bytes: u64,
     /// Segments that it has emptied since then.
     pub cleaned_segments: u64,
-    /// Things it has moved that are still there: each costs 16 bytes of memory.
+    /// Bytes of the segments that it had to choose from when it last looked: neither ready, nor being
+    /// filled, nor written since the last checkpoint.
+    pub settled_bytes: u64,
+    /// What was live in those.
+    pub settled_live_bytes: u64,
+    /// Things it has moved that are still there: each costs 24 bytes of memory.
     pub forwards: u64,
     /// Page-map nodes and pages that several facets, or versions, have in common as such.
     pub shared_references: u64,
@@ -395,7 +400,7 @@ impl Store {
         let totals = core.segments.totals(None, Lsn(0));
         let counters = &core.log.counters;
         let cleaning = self.shared.cleaning();
-        let (forwards, _) = core.segments.files.with_forwards(|forwards| forwards.len());
+        let forwards = core.segments.files.with_forwards(|forwards| forwards.len());
         StoreStat {
             facets: self.shared.catalog().len() as u64,
             segments: totals.segments,
@@ -406,6 +411,8 @@ impl Store {
             tail_bytes: counters.tail_bytes.load(Ordering::Relaxed),
             cleaned_bytes: cleaning.moved_bytes,
             cleaned_segments: cleaning.segments,
+            settled_bytes: cleaning.settled_bytes,
+            settled_live_bytes: cleaning.settled_live_bytes,
             forwards: forwards as u64,
             shared_references: self.shared.shared_references.load(Ordering::Relaxed),
             written_bytes: counters.written_bytes.load(Ordering::Relaxed),
@@ -535,21 +542,18 @@ impl Shared {
                 return Ok(true);
             }
         }
-        match core.segments.fill_ahead(core.monotonic_ns()) {
+        let filled = match core.segments.fill_ahead(core.monotonic_ns()) {
             Ok(true) => return Ok(true),
-            Ok(false) => {}
             Err(Error::NoSpace { .. }) if core.segments.has_empty() => {
                 self.checkpoint()?;
                 return Ok(true);
             }
+            // All else here may free some.
+            filled @ (Ok(false) | Err(Error::NoSpace { .. })) => filled,
             Err(error) => return Err(error),
-        }
+        };
         let tail = core.log.counters.tail_bytes.load(Ordering::Relaxed);
-        // A store that is small has little to gain from a long tail, and space to win back.
-        let live = core.segments.totals(None, Lsn(0)).live_bytes;
-        let due = live / CHECKPOINT_LIVE_SHARE;
-        let due = due.max(CHECKPOINT_LOG_BYTES_MIN).min(core.tunables.checkpoint_log_bytes);
-        if tail >= due && self.is_worth_a_checkpoint() {
+        if tail >= self.checkpoint_due_bytes() && self.is_worth_a_checkpoint() {
             self.checkpoint()?;
             return Ok(true);
         }
@@ -558,10 +562,18 @@ impl Shared {
         }
         let cleaned = self.clean(Urge::Routine, pace)?.segments > 0;
         if self.is_emptied(!cleaned) {
-            self.checkpoint()?;
+            self.save_moves()?;
             return Ok(true);
         }
-        Ok(cleaned)
+        if cleaned { Ok(true) } else { filled }
+    }
+
+    /// Bytes of log after which a checkpoint is due. A store that is small has little to gain from a long
+    /// tail, and space to win back.
+    fn checkpoint_due_bytes(&self) -> u64 {
+        let live = self.core.segments.totals(None, Lsn(0)).live_bytes;
+        let due = (live / CHECKPOINT_LIVE_SHARE).max(CHECKPOINT_LOG_BYTES_MIN);
+        due.min(self.core.tunables.checkpoint_log_bytes)
     }
 
     /// Lets go of history that has become too old, now and then; says whether it found any.

@@ -17,6 +17,10 @@
 //!    are all still there.
 //! 6. Only then segments are made ready again in which neither the new checkpoint nor any snapshot
 //!    has anything. Earlier, the old superblock could lead into overwritten segments.
+//!
+//! When the cleaner has emptied segments and nothing else calls for a checkpoint, only what it moved is
+//! written down: the same steps with the *old cut*, in which nothing has changed. The root is new, and
+//! recovery starts where it would have.
 
 mod histories;
 mod parts;
@@ -58,10 +62,18 @@ pub(super) struct Checkpointer {
     pub(super) references: References,
     /// The cleaner took out of a segment what has to be written again, not moved.
     pub(super) rewrite_settings: bool,
+    /// The LSN of the last cut, and the number that the next facet had then.
+    lsn: Lsn,
+    next_facet: FacetId,
+    /// What was written from here on, the last cut does not hold: the root that was written first
+    /// after it.
+    nodes_from: Identity,
 }
 
 /// The durable state at the cut.
 struct Cut {
+    /// It is the one of the last checkpoint.
+    is_old: bool,
     position: LogPosition,
     lsn: Lsn,
     next_facet: FacetId,
@@ -79,6 +91,28 @@ impl Shared {
     pub(super) fn checkpoint(&self) -> Result<()> {
         let mut checkpointer = self.checkpointer();
         self.checkpoint_with(&mut checkpointer)
+    }
+
+    /// Makes ready what the cleaner has emptied: writes down where things are now, and no more than
+    /// that if possible.
+    pub(super) fn save_moves(&self) -> Result<()> {
+        let core = &self.core;
+        let mut checkpointer = self.checkpointer();
+        if checkpointer.rewrite_settings {
+            // Those of the last cut are no more.
+            return self.checkpoint_with(&mut checkpointer);
+        }
+        core.log.check_usable()?;
+        let _unwinding = core.log.poison_if_unwinding();
+        let mut cut = checkpointer.old_cut();
+        let result = checkpointer.write(core, &mut cut);
+        if result.is_ok() {
+            self.reset_emptied();
+            self.recycle(&cut.position);
+        }
+        core.segments.set_reserve_in_flight(0);
+        core.publish_reserve();
+        result
     }
 
     pub(super) fn checkpoint_with(&self, checkpointer: &mut Checkpointer) -> Result<()> {
@@ -170,6 +204,7 @@ impl Shared {
         self.deleted().extend(changed.deleted.iter().map(Arc::downgrade));
         let settings = changed.settings || checkpointer.rewrite_settings;
         Ok(Cut {
+            is_old: false,
             position: lead.writer().position(),
             lsn: core.log.durable_lsn(),
             next_facet: catalog.next(),
@@ -184,6 +219,41 @@ impl Shared {
 }
 
 impl Checkpointer {
+    /// As recovery finds it.
+    pub(super) fn restored(
+        superblock: SuperblockFile,
+        root: Option<Root>,
+        references: References,
+    ) -> Self {
+        let first = superblock.current.checkpoint.map_or(Identity::FIRST, StoredRef::identity);
+        let root = root.unwrap_or_else(|| Root { next_facet: FacetId(1), ..Root::default() });
+        Self {
+            superblock,
+            chunks: root.chunks.into_iter().collect(),
+            others: root.others,
+            references,
+            rewrite_settings: false,
+            lsn: root.lsn,
+            next_facet: root.next_facet,
+            nodes_from: first,
+        }
+    }
+
+    fn old_cut(&self) -> Cut {
+        Cut {
+            is_old: true,
+            position: self.superblock.current.replay,
+            lsn: self.lsn,
+            next_facet: self.next_facet,
+            captured: Vec::new(),
+            deleted: Vec::new(),
+            spilled: Vec::new(),
+            settings: None,
+            chunks: BTreeMap::new(),
+            tail_bytes: 0,
+        }
+    }
+
     /// Steps 2 to 5. Until step 3 nothing is changed, and no facet is told anything: if a step fails,
     /// it is as if it had not begun, but for parts that nothing leads to.
     fn write(&mut self, core: &Core, cut: &mut Cut) -> Result<()> {
@@ -266,7 +336,8 @@ impl Checkpointer {
         for reference in std::mem::take(&mut cut.spilled) {
             core.segments.unpin(reference);
         }
-        tracing::debug!(lsn = cut.lsn.0, facets = cut.captured.len(), "checkpoint");
+        let facets = cut.captured.len();
+        tracing::debug!(lsn = cut.lsn.0, is_old = cut.is_old, facets, "checkpoint");
         Ok(())
     }
 
@@ -281,7 +352,7 @@ impl Checkpointer {
         (mut obsolete, mut added): (Vec<StoredRef>, Vec<StoredRef>),
     ) -> Result<()> {
         let current = &self.superblock.current;
-        let nodes_from = current.checkpoint.map_or(Identity::FIRST, StoredRef::identity);
+        let nodes_from = self.nodes_from;
         let pages_from = current.replay.identity();
         let references = &mut self.references;
         let mut settlement =
@@ -346,6 +417,10 @@ impl Checkpointer {
         live.part(place.segment, place.len, 1);
         core.segments.apply(&live);
         self.others = root.others;
+        (self.lsn, self.next_facet) = (cut.lsn, cut.next_facet);
+        if !cut.is_old {
+            self.nodes_from = place.identity();
+        }
         self.references.saved();
         self.rewrite_settings = false;
         core.segments.files.with_forwards(crate::segments::Forwards::saved);
@@ -432,10 +507,16 @@ impl Checkpointer {
         // Each flush fills up its last block: one per level, per so many bytes, and a few more.
         let flushes = 12 + all / PART_BYTES_PER_FLUSH;
         let parts = all + flushes * BLOCK_BYTES;
-        core.segments.set_reserve_in_flight(parts as u64);
         // What others have appended may be long records, which can waste as much as they take.
         let bytes = 2 * core.log.buffered_bytes() + parts;
         let largest = chunk_max.max(root).max(2 * PART_PAYLOAD_BYTES);
+        if cut.is_old {
+            // The reserve is for the checkpoint that is due.
+            core.segments.ensure_room(bytes, largest, Purpose::Delete)?;
+            core.segments.set_reserve_in_flight(parts as u64);
+            return Ok(());
+        }
+        core.segments.set_reserve_in_flight(parts as u64);
         core.segments.ensure_room(bytes, largest, Purpose::Checkpoint)
     }
 
@@ -456,10 +537,11 @@ impl Checkpointer {
                 shared += pages * catalog::SHARED_PAGE_BYTES;
             }
         }
-        let (forwards, tables) = core.segments.files.with_forwards(|forwards| forwards.len());
+        let (forwards, targets) =
+            core.segments.files.with_forwards(|forwards| forwards.changed_max());
         let settings = cut.settings.as_ref().map_or(0, StoredSettings::bytes_max);
         let parts =
-            (shared + forwards * FORWARD_BYTES + settings) / PART_PAYLOAD_BYTES + tables + 8;
+            (shared + forwards * FORWARD_BYTES + settings) / PART_PAYLOAD_BYTES + targets + 8;
         shared + forwards * FORWARD_BYTES + settings + parts * record::part_bytes(8)
     }
 }

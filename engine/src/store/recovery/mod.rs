@@ -249,6 +249,8 @@ fn recover(
     // a replayed commit, is ready.
     core.segments.recycle(current.replay.segment, current.replay.lsn, &FxHashSet::default());
 
+    core.segments.forget_unused_targets();
+
     // Files that are found may have been created by a process that was killed before their names
     // were durable.
     let io = &core.environment.io;
@@ -270,14 +272,7 @@ fn recover(
         "store opened"
     );
     failing.0 = None;
-    let (chunks, others) = root.map(|root| (root.chunks, root.others)).unwrap_or_default();
-    let checkpointer = Checkpointer {
-        superblock,
-        chunks: chunks.into_iter().collect(),
-        others,
-        references: references.references,
-        rewrite_settings: false,
-    };
+    let checkpointer = Checkpointer::restored(superblock, root, references.references);
     Ok(Shared {
         core,
         id: current.store,
@@ -359,7 +354,7 @@ fn load_others(segments: &Segments, root: Option<&Root>) -> Result<Others> {
                     expect(kind == PartKind::Forwards(segment))?;
                     parts::decode_forwards(payload)
                 })?;
-                segments.files.with_forwards(|all| all.restore(segment, forwards));
+                segments.files.with_forwards(|all| all.restore(segment, &forwards));
             }
             OtherPart::Shared => {
                 loaded.references.restore(read_needed(segments, reference, |kind, payload| {
@@ -375,7 +370,14 @@ fn load_others(segments: &Segments, root: Option<&Root>) -> Result<Others> {
             }
         }
     }
-    Ok(loaded)
+    match segments.files.with_forwards(crate::segments::Forwards::sort) {
+        None => Ok(loaded),
+        Some(identity) => Err(Error::Corrupt {
+            path: segments.files.path(identity.segment),
+            offset: identity.offset(),
+            detail: "the checkpoint says that this was moved to two places".to_owned(),
+        }),
+    }
 }
 
 fn load_catalog(segments: &Segments, root: Option<&Root>) -> Result<Catalog> {
