@@ -64,6 +64,8 @@ pub(crate) struct Overwritten {
     pub(crate) tail_mean: f64,
     /// Segments that wait to be written.
     pub(crate) ready_segments_mean: f64,
+    /// What is live of the segments that the cleaner has to choose from.
+    pub(crate) settled_live_mean: f64,
     pub(crate) page_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) cleaned_bytes: u64,
@@ -134,6 +136,7 @@ pub(crate) fn overwrite(context: &Context, load: Load) -> Result<Overwritten> {
         space_of_pages_mean: rounded(space.sum_of_pages / space.samples, 4),
         tail_mean: rounded(space.sum_of_tails / space.samples, 4),
         ready_segments_mean: rounded(space.sum_of_ready / space.samples, 1),
+        settled_live_mean: rounded(space.sum_of_settled / space.samples, 4),
         page_bytes: commits * PAGE_BYTES as u64,
         log_bytes: after.written_bytes - before.written_bytes,
         cleaned_bytes: after.cleaned_bytes - before.cleaned_bytes,
@@ -271,6 +274,7 @@ struct Space {
     sum_of_pages: f64,
     sum_of_tails: f64,
     sum_of_ready: f64,
+    sum_of_settled: f64,
 }
 
 impl Space {
@@ -283,6 +287,7 @@ impl Space {
         self.sum_of_pages += allocated / float(page_bytes);
         self.sum_of_tails += float(stat.tail_bytes) / float(stat.live_bytes.max(1));
         self.sum_of_ready += f64::from(stat.ready_segments);
+        self.sum_of_settled += float(stat.settled_live_bytes) / float(stat.settled_bytes.max(1));
     }
 
     fn mean(&self) -> f64 {
@@ -369,6 +374,11 @@ impl Figures {
         row("allocated / pages, mean", &|store| format!("{:.3}", store.space_of_pages_mean), None);
         row("  log since the checkpoint / live", &|store| format!("{:.3}", store.tail_mean), None);
         row("  segments ready, mean", &|store| format!("{:.1}", store.ready_segments_mean), None);
+        row(
+            "  settled: live / allocated",
+            &|store| format!("{:.3}", store.settled_live_mean),
+            None,
+        );
         row("MiB of pages committed", &|store| mib(store.page_bytes), None);
         row("MiB of log, all of it", &|store| mib(store.log_bytes), None);
         row("MiB moved by the cleaner", &|store| mib(store.cleaned_bytes), None);
@@ -386,7 +396,10 @@ impl Figures {
         });
         cleaned("write amplification, measured", format!("{:.2}", self.write_amplification));
         let (log, moved) = (self.cleaned.log_bytes, self.cleaned.cleaned_bytes);
-        cleaned("moved / log", format!("{:.2}", float(moved) / float(log.max(1))));
+        let settled = theory::victim_utilisation(self.cleaned.settled_live_mean);
+        cleaned("of the settled: u", format!("{settled:.3}"));
+        cleaned("moved / log, theory u/(1-u)", format!("{:.2}", settled / (1.0 - settled)));
+        cleaned("moved / log, measured", format!("{:.2}", float(moved) / float(log.max(1))));
         cleaned(
             "(log + moved) / pages",
             format!("{:.2}", float(log + moved) / float(self.cleaned.page_bytes.max(1))),
@@ -427,6 +440,7 @@ mod tests {
             space_of_pages_mean: space_mean,
             tail_mean: 0.1,
             ready_segments_mean: 3.0,
+            settled_live_mean: 0.85,
             page_bytes: 100,
             log_bytes: 300,
             cleaned_bytes: 150,
