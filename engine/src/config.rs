@@ -78,7 +78,7 @@ pub struct Tunables {
     /// 200 MiB takes more, for what it keeps ready and for the log since the last checkpoint.
     pub space_percent_max: u32,
     /// Bytes a second that the cleaner writes at most while space is within bounds; it goes faster
-    /// the further the store is beyond them. Default 64 MiB.
+    /// the further the store is beyond them. Default 128 MiB.
     pub clean_bytes_per_second: u64,
 }
 
@@ -94,7 +94,7 @@ impl Default for Tunables {
             retention: Retention::OFF,
             history_bytes_max: u64::MAX,
             space_percent_max: 125,
-            clean_bytes_per_second: 64 << 20,
+            clean_bytes_per_second: 128 << 20,
         }
     }
 }

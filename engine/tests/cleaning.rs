@@ -256,3 +256,42 @@ fn a_damaged_page_is_found_and_named() {
     check(&store.open_facet(&name("f/0")).unwrap(), &[10]);
     check(&store.open_facet(&name("f/2")).unwrap(), &[12]);
 }
+
+/// If this fails, a snapshot of a facet that was just deleted reads what is there instead.
+#[test]
+fn a_snapshot_of_what_was_just_deleted_stays() {
+    let io = MemoryIo::new();
+    let store = open(&io);
+    let facet = store.create_facet(&name("a")).unwrap();
+    (1..=40).for_each(|number| put(&facet, number, 1));
+    store.flush().unwrap();
+    let old = facet.snapshot(View::Durable).unwrap();
+    (1..=40).for_each(|number| put(&facet, number, 2));
+    let other = store.create_facet(&name("b")).unwrap();
+    for round in 3..12 {
+        (1..=40).for_each(|number| put(&other, number, round));
+        store.flush().unwrap();
+    }
+    // What the snapshot reads is live no more, in a segment in which other things are.
+    store.checkpoint().unwrap();
+    drop(facet);
+    store.delete_facet(&name("a")).unwrap();
+    // What is emptied is made ready, though no checkpoint knows of the delete.
+    let (before, checkpoints) = (store.stat().cleaned_segments, store.stat().checkpoints);
+    for _ in 0..4 {
+        store.clean().unwrap();
+        while store.maintain().unwrap() {}
+    }
+    assert!(store.stat().cleaned_segments >= before + 2, "{:?}", store.stat());
+    assert_eq!(store.stat().checkpoints, checkpoints, "{:?}", store.stat());
+    for round in 12..40 {
+        (1..=40).for_each(|number| put(&other, number, round));
+        store.flush().unwrap();
+    }
+    let mut read = [0; PAGE];
+    for number in 1..=40 {
+        old.read_page(PageNo(number), &mut read).unwrap();
+        assert_eq!(read, page(1), "page {number}");
+    }
+    assert_verified(&store);
+}

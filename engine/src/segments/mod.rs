@@ -112,8 +112,9 @@ pub(crate) struct Totals {
     pub(crate) ready: u32,
     pub(crate) allocated_bytes: u64,
     pub(crate) ready_bytes: u64,
-    /// Of these, more than there need to be.
-    pub(crate) spare_ready_bytes: u64,
+    /// Bytes that are ready when all is as it should be, or that the cleaner has emptied and that wait
+    /// to be.
+    pub(crate) kept_bytes: u64,
     /// Bytes of segments in use that the last checkpoint has passed: what the cleaner may look at.
     pub(crate) settled_bytes: u64,
     /// What is live in those.
@@ -734,10 +735,9 @@ impl Segments {
                 totals.settled_live_bytes += entry.live_bytes();
             }
         }
-        // What the cleaner empties is ready for a while before it is taken.
         let in_use = totals.allocated_bytes - totals.ready_bytes;
-        let kept = ready_bytes_kept(self.size_wanted(&table), in_use) + in_use / READY_SHARE;
-        totals.spare_ready_bytes = totals.ready_bytes.saturating_sub(kept);
+        totals.kept_bytes =
+            ready_bytes_kept(self.size_wanted(&table), in_use) + in_use / READY_SHARE;
         totals
     }
 }

@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 
 /// How often the maintenance thread looks for work.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(2);
+/// Longest rest between two writes of the cleaner.
+const PACE_MAX: Duration = Duration::from_secs(1);
+/// How far it may be behind its pace and still catch up.
+const PACE_BEHIND_NS: u64 = 50_000_000;
 /// How long it rests after an error, such as a full disk.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
@@ -91,16 +95,23 @@ fn flush(shared: &Shared, stopping: &AtomicBool) {
 }
 
 fn maintain(shared: &Shared, stopping: &AtomicBool) {
-    // Cleaning writes so many bytes a second, and more the further space is beyond bounds.
+    // Cleaning writes so many bytes a second, and more the further space is beyond bounds. The time that
+    // the work itself takes counts, also what comes between two writes.
+    let clock = &shared.core.environment.clock;
+    let mut due_ns = 0_u64;
     let mut pace = |bytes: usize, urgency: f64| {
         let per_second = shared.core.tunables.clean_bytes_per_second.max(1);
         #[expect(clippy::cast_precision_loss, reason = "a pace, not a count")]
-        let seconds = bytes as f64 / (per_second as f64 * urgency.powi(32));
+        let seconds = bytes as f64 / (per_second as f64 * urgency.powi(64));
         // What the log needs next does not wait for the cleaner. Errors are seen by the next round.
-        let now_ns = shared.core.monotonic_ns();
+        let now_ns = clock.monotonic_ns();
         while matches!(shared.core.segments.fill_ahead(now_ns), Ok(true)) {}
-        if seconds.is_finite() && seconds > 0.0 && !stopping.load(Ordering::Acquire) {
-            thread::park_timeout(Duration::from_secs_f64(seconds.min(1.0)));
+        let took = Duration::try_from_secs_f64(seconds).unwrap_or_default().min(PACE_MAX);
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(0);
+        let now_ns = clock.monotonic_ns();
+        due_ns = due_ns.max(now_ns.saturating_sub(PACE_BEHIND_NS)) + took_ns;
+        if due_ns > now_ns && !stopping.load(Ordering::Acquire) {
+            thread::park_timeout(Duration::from_nanos(due_ns - now_ns));
         }
     };
     while !stopping.load(Ordering::Acquire) {

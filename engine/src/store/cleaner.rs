@@ -37,7 +37,7 @@ use crate::types::{FacetId, Incarnation, Lsn, SegmentId, StoreId};
 /// Bytes of survivors that are written at once.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes that a pass moves at most, so that a checkpoint need not wait for long.
-const PASS_BYTES: u64 = 8 << 20;
+const PASS_BYTES: u64 = 2 << 20;
 /// Of what segments may take, this share is won at once.
 const STEP_SHARE: u64 = 256;
 /// Of what a victim could hold, at least this share must be garbage, in percent. Less is not worth
@@ -204,7 +204,8 @@ impl Shared {
         let core = &self.core;
         let percent = u64::from(core.tunables.space_percent_max);
         let share = |percent: u64| live.saturating_mul(percent) / 100;
-        let beside = totals.allocated_bytes - totals.settled_bytes - totals.spare_ready_bytes;
+        let unsettled = totals.allocated_bytes - totals.ready_bytes - totals.settled_bytes;
+        let beside = unsettled + totals.kept_bytes;
         let slack = 2 * u64::from(core.segments.format().segment_bytes_min);
         let least = share(100 + percent.saturating_sub(100) / 2) + slack;
         share(percent).saturating_sub(beside).max(least)

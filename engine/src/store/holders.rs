@@ -57,6 +57,10 @@ pub(super) struct Holders<'a> {
     shared: &'a Shared,
     checkpointer: &'a Checkpointer,
     known: FxHashMap<FacetId, Option<Known>>,
+    /// Facets that were deleted: the last checkpoint may hold them still.
+    deleted: FxHashMap<FacetId, Arc<Facet>>,
+    /// How long the store's list of them was then.
+    deleted_seen: usize,
 }
 
 /// Facets remembered at a time.
@@ -64,7 +68,13 @@ const KNOWN_MAX: usize = 4096;
 
 impl<'a> Holders<'a> {
     pub(super) fn new(shared: &'a Shared, checkpointer: &'a Checkpointer) -> Self {
-        Self { shared, checkpointer, known: FxHashMap::default() }
+        Self {
+            shared,
+            checkpointer,
+            known: FxHashMap::default(),
+            deleted: FxHashMap::default(),
+            deleted_seen: 0,
+        }
     }
 
     /// Whether the last checkpoint holds `reference`, which is what `kind` says.
@@ -117,10 +127,22 @@ impl<'a> Holders<'a> {
                 self.known.clear();
             }
             let slot = self.shared.catalog().slot_of(facet);
+            let slot = slot.or_else(|| self.deleted(facet).map(ChunkSlot::Open));
             let known = slot.map(|slot| known_of(&self.shared.core, slot)).transpose()?.flatten();
             self.known.insert(facet, known);
         }
         Ok(self.known.get(&facet).and_then(Option::as_ref))
+    }
+
+    /// A facet that was deleted. The list only grows while the checkpointer is locked.
+    fn deleted(&mut self, facet: FacetId) -> Option<Arc<Facet>> {
+        let all = self.shared.deleted();
+        if all.len() != self.deleted_seen {
+            let facets = all.iter().filter_map(std::sync::Weak::upgrade);
+            self.deleted = facets.map(|facet| (facet.id(), facet)).collect();
+            self.deleted_seen = all.len();
+        }
+        self.deleted.get(&facet).map(Arc::clone)
     }
 
     /// Whether a thing of `level` (pages: 0; leaves: 1…) and number `index` in the maps written for

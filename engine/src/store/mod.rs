@@ -242,6 +242,8 @@ impl Store {
         if facets.is_empty() {
             return Err(Error::FacetNotFound { name: name.to_string() });
         }
+        // Before the catalog is let go of: whoever makes segments ready asks one or the other.
+        shared.deleted().extend(facets.iter().map(Arc::downgrade));
         if catalog.settings.remove_subtree(name) {
             core.with_changed(|changed| changed.settings = true);
         }

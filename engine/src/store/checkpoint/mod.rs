@@ -200,8 +200,6 @@ impl Shared {
         for (&chunk, slots) in &mut chunks {
             *slots = catalog.chunk(chunk);
         }
-        // Snapshots of what is deleted can be read for as long as they are held.
-        self.deleted().extend(changed.deleted.iter().map(Arc::downgrade));
         let settings = changed.settings || checkpointer.rewrite_settings;
         Ok(Cut {
             is_old: false,
