@@ -10,6 +10,7 @@
 //! - [`image`]: the files of a store as text.
 //! - [`turns`]: the load of the kill test.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
+//! - [`differential`]: generated SQL on stock SQLite and on facets.
 //! - [`chance`], [`seeds`]: where decisions come from, and how to repeat a run.
 #![allow(
     clippy::missing_panics_doc,
@@ -19,6 +20,7 @@
 
 pub mod chance;
 pub mod content;
+pub mod differential;
 pub mod driver;
 pub mod failure;
 pub mod fuzz_bodies;
