@@ -8,6 +8,8 @@
 //! - [`world`]: crashes, recoveries and checks around a driver.
 //! - [`hooks`]: a simulated disk that calls the test at a chosen write or sync.
 //! - [`image`]: the files of a store as text.
+//! - [`slt`]: scripts of the `sqllogictest` format.
+//! - [`small_store`]: a store in memory for SQL to run on.
 //! - [`turns`]: the load of the kill test.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
 //! - [`differential`]: generated SQL on stock SQLite and on facets.
@@ -30,5 +32,7 @@ pub mod model;
 pub mod seeds;
 pub mod sim_disk;
 pub mod sim_environment;
+pub mod slt;
+pub mod small_store;
 pub mod turns;
 pub mod world;

@@ -2,14 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lapidary_engine::{
-    Background, Environment, FacetName, FormatParams, MemoryIo, PageNo, Store, StoreOptions,
-    Tunables, View,
-};
-use lapidary_vfs::{Registration, VfsOptions, take_last_error};
+use lapidary_engine::{FacetName, PageNo, Store, View};
+use lapidary_vfs::{Registration, take_last_error};
 use rusqlite::{Connection, OpenFlags};
 
 use super::case::{Action, Case, Family};
@@ -17,6 +13,7 @@ use super::content::logical_hash;
 use super::known::{self, Check};
 use super::outcome::run;
 use super::pages::first_difference;
+use crate::small_store;
 
 /// Where the sides differ.
 #[derive(Clone, Debug)]
@@ -42,24 +39,11 @@ impl Default for Arena {
 }
 
 impl Arena {
-    /// An empty store and an empty directory. The store is small in everything, so that transactions
-    /// spill, journals leave memory, and checkpoints and the cleaner have work.
+    /// An empty store and an empty directory.
     #[must_use]
     pub fn new() -> Self {
-        static NAMES: AtomicU64 = AtomicU64::new(0);
-        let name = format!("differential-{}", NAMES.fetch_add(1, Ordering::Relaxed));
-        let options = StoreOptions {
-            format: FormatParams { segment_bytes_min: 256 << 10, segment_bytes_max: 4 << 20 },
-            tunables: Tunables { spill_bytes: 64 << 10, ..Tunables::default() },
-            background: Background::Manual,
-            ..StoreOptions::create()
-        };
-        let environment = Environment::with_io(Arc::new(MemoryIo::new()));
-        let store = Store::open(environment, options).expect("a store in memory opens");
-        let options = VfsOptions { scratch_memory_bytes_max: 64 << 10, ..VfsOptions::default() };
-        let registration = Registration::register(&name, store, options).expect("a fresh name");
         let directory = tempfile::tempdir().expect("a temporary directory");
-        Self { registration, directory, cases: 0 }
+        Self { registration: small_store::register(), directory, cases: 0 }
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -67,10 +51,8 @@ impl Arena {
     }
 
     fn maintain(&self) -> Result<(), String> {
-        let error = |error: lapidary_engine::Error| format!("maintenance failed: {error}");
-        while self.store().maintain().map_err(error)? {}
-        self.store().checkpoint().map_err(error)?;
-        self.store().clean().map(drop).map_err(error)
+        let done = small_store::maintain(&self.registration);
+        done.map_err(|error| format!("maintenance failed: {error}"))
     }
 
     /// Runs a case on both sides.
@@ -173,10 +155,12 @@ impl<'a> Run<'a> {
             }
         }
         for (index, step) in self.case.steps.iter().enumerate() {
+            let is_reader = self.case.family == Family::Alone && step.connection > 0;
             let done = match &step.action {
+                Action::Maintain => self.arena.maintain(),
+                _ if is_reader && self.is_blocked().map_err(at_end)? => Ok(()),
                 Action::Sql(sql) => self.statement(step.connection, sql),
                 Action::Reopen => self.open(step.connection),
-                Action::Maintain => self.arena.maintain(),
             };
             done.map_err(|words| Divergence {
                 step: Some(index),
@@ -188,9 +172,6 @@ impl<'a> Run<'a> {
 
     fn statement(&self, connection: usize, sql: &str) -> Result<(), String> {
         let (stock, facet) = self.pair(connection);
-        if self.case.family == Family::Alone && connection > 0 && self.is_blocked()? {
-            return Ok(());
-        }
         let known = known::of_statement(self.case.family, sql);
         let in_its_place = match known.map(|known| known.check) {
             Some(Check::Declined { stock_runs, .. }) => Some(stock_runs),
@@ -210,9 +191,9 @@ impl<'a> Run<'a> {
         Err(format!("facet: {ours:?}\nstock: {theirs:?}\nthe facet's last error: {words:?}"))
     }
 
-    /// Whether readers of the file are kept out, which those of a facet never are. A reader's statements
-    /// are then left out on both sides: being busy does not always show in their errors, since a
-    /// schema that cannot be read again is taken for the newest.
+    /// Whether readers of the file are kept out, which those of a facet never are. A reader's steps are
+    /// then left out on both sides: being busy does not always show in its errors, since a schema that
+    /// cannot be read again is taken for the newest.
     fn is_blocked(&self) -> Result<bool, String> {
         let probe = "SELECT count(*) FROM sqlite_schema";
         let theirs = run(&self.open_stock()?, probe);
