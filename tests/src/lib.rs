@@ -10,6 +10,7 @@
 //! - [`image`]: the files of a store as text.
 //! - [`slt`]: scripts of the `sqllogictest` format.
 //! - [`small_store`]: a store in memory for SQL to run on.
+//! - [`failing_memory`]: an allocator for SQLite that fails when it is told to.
 //! - [`turns`]: the load of the kill test.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
 //! - [`differential`]: generated SQL on stock SQLite and on facets.
@@ -24,6 +25,7 @@ pub mod chance;
 pub mod content;
 pub mod differential;
 pub mod driver;
+pub mod failing_memory;
 pub mod failure;
 pub mod fuzz_bodies;
 pub mod hooks;
