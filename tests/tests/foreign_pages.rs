@@ -9,7 +9,7 @@ use lapidary_tests::chance::Chance;
 use lapidary_tests::differential::outcome::run;
 use lapidary_tests::small_store;
 use lapidary_vfs::{Registration, take_last_error};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 /// What is asked of each. The last ones change things, and rewrite all.
 const STATEMENTS: [&str; 12] = [
@@ -144,4 +144,18 @@ fn a_size_in_the_header_that_is_out_of_date() {
     bytes[92..96].copy_from_slice(&1_u32.to_be_bytes());
     let file = directory.path().join("old.db");
     assert_eq!(compare(&registration, &file, "old", &bytes, "an old size"), 0);
+}
+
+/// A file would get its write-ahead log back. A facet has none, and says so.
+#[test]
+fn a_database_that_asks_for_a_write_ahead_log() {
+    let registration = small_store::register();
+    let mut bytes = specimen(512);
+    bytes[18..20].copy_from_slice(&[2, 2]);
+    put(registration.store(), "wal", &bytes, 512);
+    let vfs = registration.name();
+    let error = Connection::open_with_flags_and_vfs("wal", OpenFlags::default(), vfs).unwrap_err();
+    assert_eq!(error.sqlite_error().unwrap().extended_code, ffi::SQLITE_CANTOPEN);
+    let words = take_last_error().unwrap();
+    assert!(words.contains("facet wal: WAL mode is refused"), "{words}");
 }
