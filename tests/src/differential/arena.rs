@@ -84,7 +84,7 @@ impl Arena {
     /// What it finds wrong.
     pub fn verify(&self) -> Result<(), String> {
         let report = self.store().verify(&mut |_| ()).map_err(|error| error.to_string())?;
-        if report.findings.is_empty() { Ok(()) } else { Err(format!("{:?}", report.findings)) }
+        if report.is_clean() { Ok(()) } else { Err(format!("{:?}", report.findings)) }
     }
 }
 
