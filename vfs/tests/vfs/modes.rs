@@ -133,6 +133,38 @@ fn serialized_and_deserialized() {
     }
 }
 
+/// Incremental reading and writing of one value, over many pages.
+#[test]
+fn an_open_blob() {
+    let fixture = Fixture::spilling();
+    let connection = fixture.open("a");
+    connection.execute_batch("PRAGMA page_size=512; PRAGMA cache_size=3").unwrap();
+    fill(&connection, 3, 100_000);
+    // What is indexed cannot be written like this.
+    connection.execute_batch("DROP INDEX t_b").unwrap();
+    let other = fixture.open("a");
+    let sum = "SELECT count(*) FROM t WHERE substr(b, 50001, 5) = x'0102030405'";
+    let mut blob = connection.blob_open(MAIN_DB, "t", "b", 2, false).unwrap();
+    blob.write_at(&[1, 2, 3, 4, 5], 50_000).unwrap();
+    let mut back = [0; 7];
+    blob.read_at_exact(&mut back, 49_999).unwrap();
+    assert_eq!(back[1..6], [1, 2, 3, 4, 5]);
+    assert_eq!(number(&other, sum), 0, "the transaction of a handle ends with it");
+    blob.close().unwrap();
+    assert_eq!(number(&other, sum), 1);
+
+    // A handle that reads has a snapshot, which nobody's commit moves.
+    let kept = other.blob_open(MAIN_DB, "t", "b", 2, true).unwrap();
+    connection.execute("DELETE FROM t WHERE a = 2", []).unwrap();
+    kept.read_at_exact(&mut back, 49_999).unwrap();
+    assert_eq!(back[1..6], [1, 2, 3, 4, 5]);
+    let error = other.execute("DELETE FROM t", []).unwrap_err();
+    assert_eq!(code(&error), ffi::SQLITE_BUSY_SNAPSHOT);
+    kept.close().unwrap();
+    assert!(other.blob_open(MAIN_DB, "t", "b", 2, true).is_err());
+    check_integrity(&other);
+}
+
 #[test]
 fn a_schema_changed_by_another_connection() {
     let fixture = Fixture::memory();

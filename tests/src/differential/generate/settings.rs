@@ -116,7 +116,10 @@ impl Generator {
     pub(super) fn pragma_question(&mut self) -> String {
         let table = self.table();
         let name = table.bare_name();
-        match self.chance.below(12) {
+        match self.chance.below(14) {
+            // With a write-ahead log there would be something to tell.
+            11 if self.family == Family::Alone => "PRAGMA wal_checkpoint".to_owned(),
+            12 if self.family == Family::Alone => "PRAGMA data_version".to_owned(),
             0 => "PRAGMA integrity_check".to_owned(),
             1 => "PRAGMA quick_check".to_owned(),
             2 => "PRAGMA foreign_key_check".to_owned(),
