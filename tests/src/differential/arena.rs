@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::case::{Action, Case, Family};
 use super::content::logical_hash;
 use super::known::{self, Check};
-use super::outcome::run;
+use super::outcome::{run, run_around};
 use super::pages::first_difference;
 use crate::small_store;
 
@@ -160,6 +160,9 @@ impl<'a> Run<'a> {
                 Action::Maintain => self.arena.maintain(),
                 _ if is_reader && self.is_blocked().map_err(at_end)? => Ok(()),
                 Action::Sql(sql) => self.statement(step.connection, sql),
+                Action::Around { sql, rows, inner } => {
+                    self.around(step.connection, sql, *rows, inner)
+                }
                 Action::Reopen => self.open(step.connection),
             };
             done.map_err(|words| Divergence {
@@ -189,6 +192,29 @@ impl<'a> Run<'a> {
         }
         let words = take_last_error();
         Err(format!("facet: {ours:?}\nstock: {theirs:?}\nthe facet's last error: {words:?}"))
+    }
+
+    fn around(
+        &self,
+        connection: usize,
+        sql: &str,
+        rows: usize,
+        inner: &[String],
+    ) -> Result<(), String> {
+        let all = |connection: &Connection| {
+            let mut outcomes = Vec::new();
+            let amid = || outcomes.extend(inner.iter().map(|sql| run(connection, sql)));
+            let outer = run_around(connection, sql, rows, amid);
+            outcomes.push(outer);
+            outcomes
+        };
+        let (stock, facet) = self.pair(connection);
+        let (theirs, ours) = (all(stock), all(facet));
+        if ours == theirs {
+            return Ok(());
+        }
+        let words = take_last_error();
+        Err(format!("facet: {ours:#?}\nstock: {theirs:#?}\nthe facet's last error: {words:?}"))
     }
 
     /// Whether readers of the file are kept out, which those of a facet never are. A reader's steps are

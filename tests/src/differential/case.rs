@@ -29,6 +29,16 @@ impl Family {
 pub enum Action {
     /// Runs one statement.
     Sql(String),
+    /// Runs `inner` statements on the same connection when the query has given so many rows, and then
+    /// the rest of the query.
+    Around {
+        /// The query.
+        sql: String,
+        /// Its rows before the others begin.
+        rows: usize,
+        /// What runs amid it.
+        inner: Vec<String>,
+    },
     /// Closes the connection and opens it again.
     Reopen,
     /// Lets the store make a checkpoint and clean. Stock SQLite has nothing to do.
@@ -70,6 +80,10 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
             Action::Sql(sql) => write!(f, "/* {} */ {sql};", self.connection),
+            Action::Around { sql, rows, inner } => {
+                write!(f, "/* {0} */ {sql}; -- and after {rows} rows of it:", self.connection)?;
+                inner.iter().try_for_each(|sql| write!(f, "\n/* {} */     {sql};", self.connection))
+            }
             Action::Reopen => write!(f, "/* {} */ -- closed and opened again", self.connection),
             Action::Maintain => f.write_str("-- checkpoint and cleaning"),
         }

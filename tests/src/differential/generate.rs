@@ -85,6 +85,7 @@ impl Generator {
             }
             1 => Action::Maintain,
             _ if reads_only => Action::Sql(self.question()),
+            2..5 => self.around(),
             _ => Action::Sql(self.statement()),
         };
         Step { connection, action }
@@ -99,6 +100,28 @@ impl Generator {
             84..96 => self.pragma(),
             _ => self.rewrite(),
         }
+    }
+
+    /// A query with other statements amid it, which change what it reads.
+    fn around(&mut self) -> Action {
+        let table = self.table();
+        let rowid = if table.has_rowid { "rowid, " } else { "" };
+        let order = if self.chance.one_in(3) {
+            format!(" ORDER BY {}", self.column(&table.columns))
+        } else {
+            String::new()
+        };
+        let sql = format!("SELECT {rowid}* FROM {}{order} LIMIT 100", table.name);
+        let rows = self.chance.between(1, 20) as usize;
+        let count = self.chance.between(1, 4);
+        let inner = (0..count).map(|_| match self.chance.below(10) {
+            0..5 => self.change_rows(),
+            5 => self.change_schema(),
+            6 => self.query(),
+            7 => self.rewrite(),
+            _ => self.transaction_control(),
+        });
+        Action::Around { inner: inner.collect(), sql, rows }
     }
 
     /// Something that changes nothing.

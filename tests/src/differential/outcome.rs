@@ -147,10 +147,27 @@ impl fmt::Debug for Outcome {
 /// Runs one statement to its end.
 #[must_use]
 pub fn run(connection: &Connection, sql: &str) -> Outcome {
-    let mut rows = Vec::new();
-    let error = read_rows(connection, sql, &mut rows).map_err(SqlError::of).err();
+    run_around(connection, sql, usize::MAX, || ())
+}
+
+/// Runs one statement to its end, and `inner` when it has given `rows` rows, if it gives so many.
+#[must_use]
+pub fn run_around(
+    connection: &Connection,
+    sql: &str,
+    rows: usize,
+    mut inner: impl FnMut(),
+) -> Outcome {
+    let mut read = Vec::new();
+    let mut each = |row| {
+        read.push(row);
+        if read.len() == rows {
+            inner();
+        }
+    };
+    let error = read_rows(connection, sql, &mut each).map_err(SqlError::of).err();
     Outcome {
-        rows,
+        rows: read,
         error,
         counters: (
             connection.changes(),
@@ -164,14 +181,14 @@ pub fn run(connection: &Connection, sql: &str) -> Outcome {
 fn read_rows(
     connection: &Connection,
     sql: &str,
-    into: &mut Vec<Vec<Cell>>,
+    each: &mut impl FnMut(Vec<Cell>),
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(sql)?;
     let columns = statement.column_count();
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next()? {
         let cells = (0..columns).map(|column| row.get_ref(column).map(Cell::of));
-        into.push(cells.collect::<rusqlite::Result<_>>()?);
+        each(cells.collect::<rusqlite::Result<_>>()?);
     }
     Ok(())
 }

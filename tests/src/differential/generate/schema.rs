@@ -353,7 +353,8 @@ impl Generator {
                     && table.kind == Kind::Plain
                     && table.columns.len() > 2
                 {
-                    self.tables[index].columns.retain(|old| *old != column);
+                    let columns = &mut self.tables[index].columns;
+                    columns.remove(columns.iter().position(|old| *old == column).unwrap_or(0));
                 }
                 format!("ALTER TABLE {} DROP COLUMN {column}", table.name)
             }
