@@ -166,6 +166,8 @@ mod tests {
             let text = |seed| case(family, seed).to_string();
             assert_eq!(text(3), text(3));
             assert_ne!(text(3), text(4));
+            // And any seed is one.
+            assert!((0..3000).all(|seed| case(family, seed).steps.len() > 10));
         }
     }
 

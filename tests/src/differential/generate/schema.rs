@@ -349,12 +349,13 @@ impl Generator {
             }
             _ => {
                 let column = self.column(&table.columns);
-                if let Some(index) = index
+                // Of two tables of one name the first is meant, whichever was picked.
+                if let Some(columns) = index.map(|index| &mut self.tables[index].columns)
                     && table.kind == Kind::Plain
-                    && table.columns.len() > 2
+                    && columns.len() > 2
+                    && let Some(position) = columns.iter().position(|old| *old == column)
                 {
-                    let columns = &mut self.tables[index].columns;
-                    columns.remove(columns.iter().position(|old| *old == column).unwrap_or(0));
+                    columns.remove(position);
                 }
                 format!("ALTER TABLE {} DROP COLUMN {column}", table.name)
             }
