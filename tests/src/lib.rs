@@ -8,8 +8,12 @@
 //! - [`world`]: crashes, recoveries and checks around a driver.
 //! - [`hooks`]: a simulated disk that calls the test at a chosen write or sync.
 //! - [`image`]: the files of a store as text.
+//! - [`slt`]: scripts of the `sqllogictest` format.
+//! - [`small_store`]: a store in memory for SQL to run on.
+//! - [`failing_memory`]: an allocator for SQLite that fails when it is told to.
 //! - [`turns`]: the load of the kill test.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
+//! - [`differential`]: generated SQL on stock SQLite and on facets.
 //! - [`chance`], [`seeds`]: where decisions come from, and how to repeat a run.
 #![allow(
     clippy::missing_panics_doc,
@@ -19,7 +23,9 @@
 
 pub mod chance;
 pub mod content;
+pub mod differential;
 pub mod driver;
+pub mod failing_memory;
 pub mod failure;
 pub mod fuzz_bodies;
 pub mod hooks;
@@ -28,5 +34,7 @@ pub mod model;
 pub mod seeds;
 pub mod sim_disk;
 pub mod sim_environment;
+pub mod slt;
+pub mod small_store;
 pub mod turns;
 pub mod world;

@@ -4,7 +4,7 @@
 
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Driver, Progress, Tolerated};
-use lapidary_tests::seeds::{replay, seeds};
+use lapidary_tests::seeds::SIMULATION;
 use lapidary_tests::sim_disk::{Fault, SimDisk, Survival};
 use lapidary_tests::world::{Life, World, several_lives};
 
@@ -316,13 +316,16 @@ fn the_workloads_meet_every_kind_of_event() {
 
 #[test]
 fn random_lives() {
-    let seeds = seeds(300);
+    let seeds = SIMULATION.seeds(300);
     println!("{} seeds, the last one fresh: {}", seeds.len(), seeds[seeds.len() - 1]);
     for seed in seeds {
         let mut chance = Chance::from_seed(seed);
         let lives = chance.between(1, 5);
         if let Err(failure) = several_lives(seed, chance, lives) {
-            panic!("{failure}\nto repeat: {}", replay(seed, "--test engine_crash random_lives"));
+            panic!(
+                "{failure}\nto repeat: {}",
+                SIMULATION.replay(seed, "--test engine_crash random_lives")
+            );
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary_engine::{FacetName, Lsn, Store};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::name;
-use lapidary_tests::seeds::{replay, seeds};
+use lapidary_tests::seeds::SIMULATION;
 use lapidary_tests::sim_disk::{SimDisk, Survival};
 use lapidary_tests::world::World;
 use lapidary_vfs::{Gate, Registration, VfsOptions};
@@ -307,14 +307,14 @@ fn crash_and_recover(seed: u64, mode: Mode, operation: u64) {
 }
 
 fn crash_at_sampled_operations(mode: Mode, test: &str) {
-    for seed in seeds(3) {
+    for seed in SIMULATION.seeds(3) {
         let operations = operations(seed, mode);
         for operation in (seed % 13..operations).step_by(13) {
             let run = || crash_and_recover(seed, mode, operation);
             if std::panic::catch_unwind(run).is_err() {
                 panic!(
                     "crash at operation {operation} of {operations}; to repeat: {}",
-                    replay(seed, &format!("--test full_stack_crash {test}"))
+                    SIMULATION.replay(seed, &format!("--test full_stack_crash {test}"))
                 );
             }
         }

@@ -3,16 +3,16 @@
 
 use lapidary_tests::chance::Chance;
 use lapidary_tests::fuzz_bodies;
-use lapidary_tests::seeds::{replay, seeds};
+use lapidary_tests::seeds::SIMULATION;
 
 /// Runs `body` on an input made from each seed.
 fn smoke(body: fn(&[u8]), test: &str, inputs: u64, input_bytes_max: u32) {
-    for seed in seeds(inputs) {
+    for seed in SIMULATION.seeds(inputs) {
         let mut chance = Chance::from_seed(seed);
         let length = chance.below(input_bytes_max);
         let input: Vec<u8> = (0..length).map(|_| chance.below(256) as u8).collect();
         if std::panic::catch_unwind(|| body(&input)).is_err() {
-            panic!("to repeat: {}", replay(seed, &format!("--test fuzz_bodies {test}")));
+            panic!("to repeat: {}", SIMULATION.replay(seed, &format!("--test fuzz_bodies {test}")));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lapidary_engine::{Environment, Store, StoreOptions};
 use lapidary_tests::chance::Chance;
-use lapidary_tests::seeds::SEED_VARIABLE;
+use lapidary_tests::seeds::SIMULATION;
 use lapidary_tests::turns::{check, facet_name};
 use lapidary_vfs::{Registration, VfsOptions};
 use rusqlite::{Connection, OpenFlags};
@@ -62,11 +62,11 @@ fn run_and_kill(mode: &str, directory: &Path, life: Duration) -> Vec<(usize, u32
 
 #[test]
 fn killed_again_and_again() {
-    let seed = std::env::var(SEED_VARIABLE).map_or_else(
+    let seed = std::env::var(SIMULATION.one).map_or_else(
         |_| u64::from(std::process::id()),
         |seed| seed.parse().expect("a seed is a number"),
     );
-    println!("{SEED_VARIABLE}={seed} chooses the moments");
+    println!("{}={seed} chooses the moments", SIMULATION.one);
     let mut chance = Chance::from_seed(seed);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");

@@ -9,7 +9,7 @@ use lapidary_engine::{
 };
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Driver, Progress, name};
-use lapidary_tests::seeds::{replay, seeds};
+use lapidary_tests::seeds::SIMULATION;
 use lapidary_tests::sim_disk::SimDisk;
 use lapidary_tests::world::{Life, World};
 
@@ -47,8 +47,8 @@ fn delete_everything(store: &Store, chance: &mut Chance) {
 /// and so it is after the next recovery.
 #[test]
 fn nothing_is_left_when_everything_is_deleted() {
-    for seed in seeds(40) {
-        let repeat = replay(seed, "--test space nothing_is_left");
+    for seed in SIMULATION.seeds(40) {
+        let repeat = SIMULATION.replay(seed, "--test space nothing_is_left");
         let fail = |failure| -> ! { panic!("{failure}\nto repeat: {repeat}") };
         let world = World::new(seed);
         let mut chance = Chance::from_seed(seed);
@@ -127,8 +127,8 @@ fn page_of(number: u32, byte: u8) -> Vec<u8> {
 /// too few is seen at once; one too many, when so few facets are left that their nodes take less.
 #[test]
 fn forks_share_what_they_have_in_common_and_nothing_else() {
-    for seed in seeds(12) {
-        let repeat = replay(seed, "--test space forks_share");
+    for seed in SIMULATION.seeds(12) {
+        let repeat = SIMULATION.replay(seed, "--test space forks_share");
         let mut world = World::new(seed);
         world.options.tunables.retention = Retention::OFF;
         let disk = SimDisk::new(seed);

@@ -52,13 +52,16 @@ pub(crate) fn change_counter(page_one: &[u8]) -> Option<u32> {
 }
 
 /// Puts `counter` into `bytes`, which stand at `offset` in the file, wherever they hold a part of
-/// the change counter or of its copy.
+/// the change counter or of its copy. A copy that was another number stays another: SQLite then
+/// does not trust the size at 28, which releases before 3.7.0 did not keep up.
 pub(crate) fn patch_change_counter(bytes: &mut [u8], offset: u64, counter: u32) {
     if offset >= VALID_FOR_COUNTER.end as u64 {
         return;
     }
-    for field in [CHANGE_COUNTER, VALID_FOR_COUNTER] {
-        for (position, value) in field.zip(counter.to_be_bytes()) {
+    let is_copy = offset > 0 || bytes.get(CHANGE_COUNTER) == bytes.get(VALID_FOR_COUNTER);
+    let valid_for = if is_copy { counter } else { !counter };
+    for (field, number) in [(CHANGE_COUNTER, counter), (VALID_FOR_COUNTER, valid_for)] {
+        for (position, value) in field.zip(number.to_be_bytes()) {
             let place =
                 (position as u64).checked_sub(offset).and_then(|at| usize::try_from(at).ok());
             if let Some(byte) = place.and_then(|at| bytes.get_mut(at)) {
@@ -80,6 +83,10 @@ mod tests {
         assert_eq!(page[92..96], [1, 2, 3, 4]);
         assert_eq!(page.iter().filter(|&&byte| byte == 0xee).count(), 504);
         assert_eq!(change_counter(&page), Some(0x0102_0304));
+        page[95] ^= 1;
+        patch_change_counter(&mut page, 0, 9);
+        assert_eq!(change_counter(&page), Some(9));
+        assert_ne!(page[92..96], page[24..28]);
 
         // The pager's check for changes: 16 bytes at 24.
         let mut bytes = [0xee; 16];

@@ -36,6 +36,7 @@ use self::visible::VisibleHeader;
 use crate::error::{Failure, Operation};
 use crate::file::{File, Filled, LockLevel, PragmaAnswer};
 use crate::gate::GateState;
+use crate::header;
 use crate::scratch::SEVERAL_FILES;
 
 /// What an error says about a rollback journal that is switched off.
@@ -175,11 +176,12 @@ impl DatabaseFile {
     fn commit_failure(&self, error: &CommitError) -> Failure {
         match error {
             CommitError::Engine(error) => Failure::from_engine(Operation::Commit, error),
-            CommitError::WriteAheadLog => Failure::of(
-                Operation::Commit,
-                format!("facet {}: {NO_WRITE_AHEAD_LOG}", self.facet.name()),
-            ),
+            CommitError::WriteAheadLog => self.write_ahead_log_refused(Operation::Commit),
         }
+    }
+
+    fn write_ahead_log_refused(&self, operation: Operation) -> Failure {
+        Failure::of(operation, format!("facet {}: {NO_WRITE_AHEAD_LOG}", self.facet.name()))
     }
 
     /// Waits, or leaves waiting to the gate.
@@ -222,7 +224,13 @@ impl File for DatabaseFile {
                 }
             }),
         };
-        filled.map_err(|error| Failure::from_engine(Operation::Read, &error))
+        let filled = filled.map_err(|error| Failure::from_engine(Operation::Read, &error))?;
+        // No commit of this crate lets such a page in, but the engine takes any. SQLite would refuse
+        // it too, without a word.
+        if offset == 0 && !self.is_dirty() && into.first_chunk().is_some_and(header::is_wal) {
+            return Err(self.write_ahead_log_refused(Operation::Open));
+        }
+        Ok(filled)
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {

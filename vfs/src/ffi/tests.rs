@@ -2,8 +2,8 @@
 //! uses, which takes a C call to move within reach.
 
 use std::os::raw::c_int;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use lapidary_engine::{Environment, MemoryIo, Store, StoreOptions};
 use rusqlite::ffi as sqlite;
@@ -11,14 +11,14 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Mount;
 use crate::error::{Failure, take_last_error};
-use crate::file::{File, FileSystem, Filled, LockLevel, OpenRequest, Opened};
+use crate::file::{File, FileSystem, Filled, LockLevel, OpenRequest, Opened, PragmaAnswer};
 use crate::registration::{Registration, VfsOptions};
 use crate::scratch::{ScratchFile, ScratchSpace};
 
-/// A database in memory whose reads panic while the switch is on.
+/// A database in memory that panics in the method that is named.
 struct Trap {
     file: ScratchFile,
-    armed: Arc<AtomicBool>,
+    armed: Arc<Mutex<&'static str>>,
     dropped: Arc<AtomicBool>,
     unlocked: Arc<AtomicBool>,
 }
@@ -29,30 +29,57 @@ impl Drop for Trap {
     }
 }
 
+impl Trap {
+    fn enter(&self, method: &str) {
+        let armed = *self.armed.lock().unwrap();
+        assert_ne!(armed, method, "sprung");
+    }
+}
+
 impl File for Trap {
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<Filled, Failure> {
-        assert!(!self.armed.load(Ordering::SeqCst), "sprung");
+        self.enter("read");
         self.file.read(offset, into)
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.enter("write");
         self.file.write(offset, bytes)
     }
 
     fn truncate(&mut self, size_bytes: u64) -> Result<(), Failure> {
+        self.enter("truncate");
         self.file.truncate(size_bytes)
     }
 
     fn size_bytes(&mut self) -> Result<u64, Failure> {
+        self.enter("size");
         self.file.size_bytes()
     }
 
+    fn sync(&mut self) -> Result<(), Failure> {
+        self.enter("sync");
+        Ok(())
+    }
+
     fn lock(&mut self, _level: LockLevel) -> Result<(), Failure> {
+        self.enter("lock");
         Ok(())
     }
 
     fn unlock(&mut self, _level: LockLevel) {
+        self.enter("unlock");
         self.unlocked.store(true, Ordering::SeqCst);
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        self.enter("commit");
+        Ok(())
+    }
+
+    fn pragma(&mut self, _name: &str, _value: Option<&str>) -> PragmaAnswer {
+        self.enter("pragma");
+        PragmaAnswer::PassOn
     }
 
     fn lock_level(&self) -> LockLevel {
@@ -66,7 +93,7 @@ impl File for Trap {
 
 #[derive(Default)]
 struct TrapSystem {
-    armed: Arc<AtomicBool>,
+    armed: Arc<Mutex<&'static str>>,
     dropped: Arc<AtomicBool>,
     unlocked: Arc<AtomicBool>,
     open_panics: AtomicBool,
@@ -126,14 +153,14 @@ fn a_panic_is_an_error_and_ends_the_file() {
         Connection::open_with_flags_and_vfs("x", OpenFlags::default(), "trap").unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
 
-    armed.store(true, Ordering::SeqCst);
+    *armed.lock().unwrap() = "read";
     unlocked.store(false, Ordering::SeqCst);
     let count = || connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
     let error = quietly(count).unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::SystemIoFailure));
     assert!(take_last_error().unwrap().contains("sprung"));
 
-    armed.store(false, Ordering::SeqCst);
+    *armed.lock().unwrap() = "";
     count().unwrap_err();
     assert!(take_last_error().unwrap().contains("closed and opened again"));
 
@@ -146,6 +173,39 @@ fn a_panic_is_an_error_and_ends_the_file() {
     let open = || Connection::open_with_flags_and_vfs("y", OpenFlags::default(), "trap");
     assert!(quietly(open).is_err());
     assert!(take_last_error().unwrap().contains("cannot even open"));
+}
+
+/// Whichever method it is in: an error, or nothing where SQLite takes none, and the next connection
+/// works.
+#[test]
+fn a_panic_in_any_method() {
+    let mount = Mount::register("traps", TrapSystem::default(), false).unwrap();
+    let armed = Arc::clone(&mount.file_system().armed);
+    let methods =
+        ["read", "write", "truncate", "size", "sync", "lock", "unlock", "commit", "pragma"];
+    for method in methods {
+        let connection =
+            Connection::open_with_flags_and_vfs("x", OpenFlags::default(), "traps").unwrap();
+        connection
+            .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (zeroblob(90000))")
+            .unwrap();
+        *armed.lock().unwrap() = method;
+        let outcome = quietly(|| {
+            connection.execute_batch("DELETE FROM t; PRAGMA cache_size=0; VACUUM; SELECT * FROM t")
+        });
+        *armed.lock().unwrap() = "";
+        match outcome {
+            // What holds no transaction up has no result code to tell of.
+            Ok(()) => assert_eq!(method, "unlock"),
+            Err(error) => {
+                let code = error.sqlite_error().unwrap().extended_code & 0xff;
+                assert_eq!(code, sqlite::SQLITE_IOERR, "{method}: {error}");
+            }
+        }
+        connection.execute_batch("INSERT INTO t VALUES (1)").unwrap_err();
+        let words = take_last_error().unwrap();
+        assert!(words.contains("sprung") && words.contains("opened again"), "{method}: {words}");
+    }
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod concurrency;
 mod durability;
 mod fixture;
 mod history;
+mod interrupt;
+mod modes;
 mod names;
 mod quota;
 mod refusals;
