@@ -74,7 +74,7 @@ pub struct Tunables {
     pub history_bytes_max: u64,
     /// Space that the store may take for each 100 bytes that are live, in percent; above it the
     /// cleaner moves live data together. Default 125. A lower number costs more writing: if everything
-    /// is overwritten evenly, 4 to 5 bytes for each byte of pages at 125. A store of less than some
+    /// is overwritten evenly, about 5 bytes for each byte of pages at 125. A store of less than some
     /// 200 MiB takes more, for what it keeps ready and for the log since the last checkpoint.
     pub space_percent_max: u32,
     /// Bytes a second that the cleaner writes at most while space is within bounds; it goes faster
