@@ -69,9 +69,10 @@ pub use bookmark::Bookmark;
 pub use config::{Background, FormatParams, Retention, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
-pub use facet::{Facet, Restored, RootHash, RootHasher, Snapshot, VersionInfo, Writer};
+pub use facet::{Facet, HeldPages, Restored, RootHash, RootHasher, Snapshot, VersionInfo, Writer};
 pub use io::{
-    DirectoryState, FileName, Io, IoFile, MemoryIo, OverlayIo, PosixIo, UringIo, WriteSyncError,
+    DirectoryState, FileName, Io, IoFile, Mapping, MemoryIo, OverlayIo, PosixIo, UringIo,
+    WriteSyncError,
 };
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{

@@ -9,6 +9,7 @@
 
 mod files;
 mod forward;
+mod mapped;
 mod room;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use files::{Damage, Make, SegmentFiles};
 pub(crate) use forward::Forwards;
+pub(crate) use mapped::{DirectoryLock, Mapped, Mappings};
 pub(crate) use room::{Purpose, usable_bytes};
 
 use crate::config::FormatParams;
@@ -123,6 +125,7 @@ pub(crate) struct Totals {
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub(crate) files: SegmentFiles,
+    pub(crate) mappings: Mappings,
     format: FormatParams,
     table: Mutex<Table>,
     room: Room,
@@ -192,9 +195,10 @@ pub(crate) struct Taken {
 }
 
 impl Segments {
-    pub(crate) fn new(files: SegmentFiles, format: FormatParams) -> Self {
+    pub(crate) fn new(files: SegmentFiles, format: FormatParams, mapped_max: usize) -> Self {
         Self {
             files,
+            mappings: Mappings::new(mapped_max),
             format,
             table: Mutex::default(),
             room: Room::default(),
@@ -381,6 +385,7 @@ impl Segments {
         if let Some(entry) = self.table().in_use.get_mut(&segment) {
             entry.sealed_at = Some(at);
         }
+        self.mappings.note_change();
     }
 
     /// Makes a segment ready in which `bytes` of records count as fitting, or of the size wanted if
@@ -588,7 +593,8 @@ impl Segments {
     }
 
     /// After a checkpoint is durable: makes ready what it found empty. Recovery starts in
-    /// `replay_segment`, at `replay_lsn`; snapshots read `pinned`.
+    /// `replay_segment`, at `replay_lsn`; snapshots read `pinned`. Where a page is held in place, the
+    /// segment waits for a later checkpoint.
     pub(crate) fn recycle(
         &self,
         replay_segment: Option<SegmentId>,
@@ -609,6 +615,9 @@ impl Segments {
             }
         }
         for (segment, file, size) in empty {
+            if self.mappings.remove(segment).is_err() {
+                continue;
+            }
             self.files.forget(segment);
             table.in_use.remove(&segment);
             table.ready.insert(file, Ready { size });
