@@ -62,8 +62,8 @@ struct Window {
     /// Present while pages are held, of any segment, once it was looked at.
     held: Option<Arc<Mapped>>,
     mapped: Weak<Mapped>,
-    /// The state of affairs in which it could not be mapped.
-    refused_at: Option<u64>,
+    /// If the segment, or the rest of it, could not be mapped: the state of affairs that was so in.
+    tried_at: Option<u64>,
 }
 
 enum Sight {
@@ -188,14 +188,16 @@ impl HeldPages {
         if window.held.is_some() {
             return Sight::Held(at);
         }
-        if let Some(refused_at) = window.refused_at
-            && refused_at == self.core.segments.mappings.changes()
-        {
-            return Sight::Refused;
-        }
-        window.held = window.mapped.upgrade();
-        if window.held.is_some() {
-            return Sight::Held(at);
+        let is_worth_a_try =
+            window.tried_at.is_some_and(|at| at != self.core.segments.mappings.changes());
+        if !is_worth_a_try {
+            window.held = window.mapped.upgrade();
+            if window.held.is_some() {
+                return Sight::Held(at);
+            }
+            if window.tried_at.is_some() && window.mapped.strong_count() == 0 {
+                return Sight::Refused;
+            }
         }
         self.windows.remove(at);
         Sight::Unknown
@@ -208,10 +210,11 @@ impl HeldPages {
         let changes = segments.mappings.changes();
         let held = segments.mapped(segment);
         let mapped = held.as_ref().map(Arc::downgrade).unwrap_or_default();
-        let refused_at = held.is_none().then_some(changes);
+        let is_whole = held.as_ref().is_some_and(|mapped| mapped.is_whole());
+        let tried_at = (!is_whole).then_some(changes);
         let is_held = held.is_some();
         let at = self.windows.partition_point(|window| window.segment < segment);
-        self.windows.insert(at, Window { segment, held, mapped, refused_at });
+        self.windows.insert(at, Window { segment, held, mapped, tried_at });
         is_held.then_some(at)
     }
 }

@@ -4,8 +4,9 @@
 //! by an [`Arc`]. What may not happen is that the file is written, shortened or handed to another
 //! process while somebody holds it:
 //!
-//! 1. Only a segment that was left for good (sealed) is mapped. Nothing is ever written to it again
-//!    under its number.
+//! 1. Only what is settled is mapped: the whole of a segment that was left for good, and of one that the
+//!    cleaner goes on filling the part before that. Nothing is ever written there again under the
+//!    segment's number. Nothing of the segment that the log is writing.
 //! 2. Its file is used for something else, or removed, only after [`Mappings::remove`] has ended the
 //!    mapping, which it does not while somebody holds it. The table of segments is locked from before
 //!    that until the segment is in it no more, so that nobody maps it again.
@@ -40,6 +41,8 @@ pub(crate) type DirectoryLock = Arc<dyn Send + Sync>;
 pub(crate) struct Mapped {
     segment: SegmentId,
     bytes: Mapping,
+    /// Whether this is all that the segment will ever be.
+    is_whole: bool,
     /// A bit for each [`VERIFIED_BYTES`]. Bits are only ever set, and say something of bytes that do
     /// not change, so no order has to be kept with anything.
     verified: Box<[AtomicU64]>,
@@ -54,10 +57,10 @@ impl fmt::Debug for Mapped {
 }
 
 impl Mapped {
-    fn new(segment: SegmentId, bytes: Mapping) -> Self {
+    fn new(segment: SegmentId, bytes: Mapping, is_whole: bool) -> Self {
         let words = bytes.len().div_ceil(VERIFIED_BYTES * 64);
         let verified = std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect();
-        Self { segment, bytes, verified, lock: OnceLock::new() }
+        Self { segment, bytes, is_whole, verified, lock: OnceLock::new() }
     }
 
     /// Where the image of the page is that `reference` leads to, which is at `place` in this segment,
@@ -88,6 +91,10 @@ impl Mapped {
             word.fetch_or(bit, Ordering::Relaxed);
         }
         Some(image..end)
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
@@ -207,17 +214,31 @@ impl Mappings {
     }
 }
 
+/// What of a segment stays as it is.
+#[derive(Clone, Copy, Debug)]
+struct Settled {
+    bytes: u32,
+    is_whole: bool,
+}
+
 impl Segments {
-    /// A segment as memory; `None` if it is still written, is no more, or cannot be mapped.
+    /// A segment as memory, as far as it is settled and can be mapped anew if it was shorter; `None` if
+    /// nothing is settled, it is no more, or cannot be mapped.
     pub(crate) fn mapped(&self, segment: SegmentId) -> Option<Arc<Mapped>> {
         if !self.mappings.is_on() {
             return None;
         }
-        if let Some(mapped) = self.mappings.table().get(segment) {
-            return Some(mapped);
+        let known = self.mappings.table().get(segment);
+        if known.as_ref().is_some_and(|mapped| mapped.is_whole) {
+            return known;
         }
-        let size = self.sealed_bytes(segment)?;
-        let mapped = self.map(segment, size)?;
+        let settled = self.settled(segment)?;
+        if known.as_ref().is_some_and(|mapped| mapped.bytes.len() >= settled.bytes as usize) {
+            return known;
+        }
+        // Held by nobody else, it can be replaced.
+        drop(known);
+        let mapped = self.map(segment, settled)?;
         // Only now it is certain that the file holds this segment, and did when it was mapped.
         let segments = self.table();
         segments.in_use.get(&segment)?;
@@ -225,31 +246,30 @@ impl Segments {
         if table.is_closed {
             return None;
         }
-        if let Some(mapped) = table.get(segment) {
-            return Some(mapped);
+        if table.remove(segment).is_ok() {
+            if table.mapped.len() >= self.mappings.max && !table.remove_oldest() {
+                self.mappings.is_short.store(true, Ordering::Relaxed);
+                return None;
+            }
+            table.mapped.insert(segment, Entry { mapped: Arc::new(mapped), used: 0 });
         }
-        if table.mapped.len() >= self.mappings.max && !table.remove_oldest() {
-            self.mappings.is_short.store(true, Ordering::Relaxed);
-            return None;
-        }
-        table.mapped.insert(segment, Entry { mapped: Arc::new(mapped), used: 0 });
         table.get(segment)
     }
 
-    fn sealed_bytes(&self, segment: SegmentId) -> Option<u32> {
+    fn settled(&self, segment: SegmentId) -> Option<Settled> {
         let table = self.table();
-        let entry = table.in_use.get(&segment)?;
-        entry.sealed_at.map(|_| entry.size)
+        let entry = table.in_use.get(&segment).filter(|entry| entry.settled_bytes > 0)?;
+        Some(Settled { bytes: entry.settled_bytes, is_whole: entry.sealed_at.is_some() })
     }
 
     #[expect(unsafe_code, reason = "a mapped file is memory that must not change")]
-    fn map(&self, segment: SegmentId, size: u32) -> Option<Mapped> {
+    fn map(&self, segment: SegmentId, settled: Settled) -> Option<Mapped> {
         let file = self.files.get(segment).ok()?;
-        // SAFETY: a sealed segment is not written. If its file is used for something else by now, the
+        // SAFETY: what is settled is not written. If the file is used for something else by now, the
         // mapping is dropped unread, which the caller sees to; after that, see the top of this file.
-        let mapping = unsafe { file.map(u64::from(size)) };
+        let mapping = unsafe { file.map(u64::from(settled.bytes)) };
         match mapping {
-            Ok(mapping) => mapping.map(|bytes| Mapped::new(segment, bytes)),
+            Ok(mapping) => mapping.map(|bytes| Mapped::new(segment, bytes, settled.is_whole)),
             Err(error) => {
                 // Reading goes on by calls, which find out what is wrong.
                 let path = self.files.path(segment);

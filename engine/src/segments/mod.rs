@@ -46,6 +46,8 @@ struct InUse {
     /// The LSN after its last record; `None` while it is being written. Recovery needs the segment
     /// until the replay position has passed this.
     sealed_at: Option<Lsn>,
+    /// Bytes from its start that stay as they are as long as it is this segment.
+    settled_bytes: u32,
     /// The LSN when it was filled, from which its age counts.
     born: Lsn,
 }
@@ -232,6 +234,7 @@ impl Segments {
                 live_part_bytes: entry.live_part_bytes,
                 pins: 0,
                 sealed_at: Some(sealed_at),
+                settled_bytes: entry.size,
                 born: entry.born,
             },
         );
@@ -374,6 +377,7 @@ impl Segments {
                 live_part_bytes: 0,
                 pins: 0,
                 sealed_at: None,
+                settled_bytes: 0,
                 born,
             },
         );
@@ -384,6 +388,15 @@ impl Segments {
     pub(crate) fn seal(&self, segment: SegmentId, at: Lsn) {
         if let Some(entry) = self.table().in_use.get_mut(&segment) {
             entry.sealed_at = Some(at);
+            entry.settled_bytes = entry.size;
+        }
+        self.mappings.note_change();
+    }
+
+    /// The cleaner goes on in `segment` from `bytes` on, and what is before that is synced.
+    pub(crate) fn settle(&self, segment: SegmentId, bytes: u32) {
+        if let Some(entry) = self.table().in_use.get_mut(&segment) {
+            entry.settled_bytes = bytes;
         }
         self.mappings.note_change();
     }
