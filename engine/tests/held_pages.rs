@@ -148,7 +148,7 @@ fn what_is_read_in_place_is_what_is_read() {
 }
 
 #[test]
-fn only_full_images_that_are_stored_and_settled() {
+fn only_full_images_that_are_stored_and_finished() {
     let disk = Disk::new();
     let store = disk.open();
     let facet = store.create_facet(&name("a")).unwrap();

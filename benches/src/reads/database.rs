@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const VFS_NAME: &str = "lapidary";
 const FACET: &str = "messages";
 /// Bytes of a message, of which there are as many as the size takes.
-const BODY_BYTES: u32 = 200;
+pub(crate) const BODY_BYTES: u32 = 200;
 /// What a row takes in its page, about.
 const ROW_BYTES: u64 = 215;
 /// More than any database here: all of it may be mapped.
@@ -24,7 +24,19 @@ pub(crate) const READ_ROWS: &str = "SELECT count(*), sum(length(body)), max(ts) 
 /// Visits every page, and looks at next to nothing in it.
 pub(crate) const COUNT_ROWS: &str = "SELECT count(*), 0, 0 FROM message";
 
-/// What a query over all rows has to answer.
+/// Rows that [`look_up`] finds.
+pub(crate) const LOOKUPS: u64 = 200_000;
+
+/// Finds rows by their keys, each far from the one before.
+pub(crate) fn look_up(rows: u64) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {LOOKUPS})
+         SELECT count(*), sum(length(body)), 0 FROM n CROSS JOIN message
+         ON id = (i * 7919) % {rows} + 1"
+    )
+}
+
+/// What a query has to answer.
 pub(crate) type Answer = (u64, u64, u64);
 
 /// Who reads what.
@@ -142,7 +154,7 @@ fn register(store: &Arc<Store>) -> Result<Arc<Registration>> {
         .doing(|| "registering the VFS".to_owned())
 }
 
-/// Runs a query over all rows.
+/// Runs a query that answers three numbers.
 pub(crate) fn ask(connection: &Connection, sql: &str) -> Result<Answer> {
     let row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Answer> {
         let number = |at| row.get::<_, i64>(at).map(|number| number.unsigned_abs());

@@ -9,7 +9,7 @@
 //!
 //! | part | shows |
 //! |---|---|
-//! | [`scan`] | time to read every row of a table, and to count its rows, with `mmap_size` on and off, against stock SQLite with `mmap_size` on. The arms take turns in one process, and ratios are those of scans that follow each other; of all rounds the median counts |
+//! | [`scan`] | time to read every row of a table, to count its rows, and to find rows by their keys, with `mmap_size` on and off, against stock SQLite with `mmap_size` on. The arms take turns in one process, and ratios are those of scans that follow each other; of all rounds the median counts |
 //! | [`readers`] | memory of many connections that have read the same facet whole, and of stock SQLite's |
 //!
 //! A target that is missed is reported, not hidden, and does not fail the run; an arm that finds other

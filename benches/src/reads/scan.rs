@@ -8,7 +8,9 @@ use lapidary_benches::sheet::{Sheet, Target};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-use crate::database::{Answer, Arm, COUNT_ROWS, Place, READ_ROWS, ask, check};
+use crate::database::{
+    Answer, Arm, BODY_BYTES, COUNT_ROWS, LOOKUPS, Place, READ_ROWS, ask, check, look_up,
+};
 use crate::step;
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -32,6 +34,7 @@ pub(crate) struct ArmFigures {
     pub(crate) arm: Arm,
     pub(crate) read_rows: Timed,
     pub(crate) count_rows: Timed,
+    pub(crate) look_up: Timed,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,12 +48,16 @@ pub(crate) fn scan(place: &Place, scan: Scan) -> Result<Vec<ArmFigures>> {
     let _registration = place.serve()?;
     let connections: Vec<(Arm, Connection)> =
         Arm::ALL.into_iter().map(|arm| Ok((arm, place.open(arm)?))).collect::<Result<_>>()?;
-    let rows = time(&connections, scan, READ_ROWS, scan.expected, 0)?;
-    let count = time(&connections, scan, COUNT_ROWS, (scan.expected.0, 0, 0), scan.rounds)?;
-    let arms = Arm::ALL.into_iter().zip(rows).zip(count);
-    Ok(arms
-        .map(|((arm, read_rows), count_rows)| ArmFigures { arm, read_rows, count_rows })
-        .collect())
+    let rows = scan.expected.0;
+    let looked_up = (LOOKUPS, LOOKUPS * u64::from(BODY_BYTES), 0);
+    let mut read = time(&connections, scan, READ_ROWS, scan.expected, 0)?.into_iter();
+    let mut count = time(&connections, scan, COUNT_ROWS, (rows, 0, 0), 1)?.into_iter();
+    let mut look_up = time(&connections, scan, &look_up(rows), looked_up, 2)?.into_iter();
+    let figures = |arm| -> Option<ArmFigures> {
+        let (read_rows, count_rows) = (read.next()?, count.next()?);
+        Some(ArmFigures { arm, read_rows, count_rows, look_up: look_up.next()? })
+    };
+    Ok(Arm::ALL.into_iter().filter_map(figures).collect())
 }
 
 /// Runs `sql` on each connection in turn, again and again. The first one is what the others are held
@@ -60,7 +67,7 @@ fn time(
     scan: Scan,
     sql: &str,
     expected: Answer,
-    rounds_done: u32,
+    queries_done: u32,
 ) -> Result<Vec<Timed>> {
     let mut times = vec![Vec::new(); connections.len()];
     for round in 0..=scan.rounds {
@@ -70,7 +77,7 @@ fn time(
             times.push(started.elapsed().as_secs_f64() * 1000.0);
             check(*arm, found, expected)?;
         }
-        step::tell(rounds_done + round, 2 * scan.rounds, "scans");
+        step::tell(queries_done * scan.rounds + round, 3 * scan.rounds, "rounds");
     }
     let base = times[0].clone();
     let timed = |times: Vec<f64>| {
@@ -92,18 +99,28 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 impl Figures {
     pub(crate) fn sheet(&self) -> Sheet {
         let title = format!(
-            "Scans of {} MiB, the median of {} that take turns; ratios to stock SQLite with mmap_size on",
+            "Queries over {} MiB, the median of {} that take turns; ratios to stock SQLite with mmap_size on",
             self.mib, self.rounds
         );
-        let columns = ["every row, first ms", "then ms", "ratio", "count(*), then ms", "ratio"];
+        let columns = [
+            "every row, first ms",
+            "then ms",
+            "ratio",
+            "count(*) ms",
+            "ratio",
+            "200,000 lookups ms",
+            "ratio",
+        ];
         let mut sheet = Sheet::new(title, &columns);
-        for ArmFigures { arm, read_rows, count_rows } in &self.arms {
+        for ArmFigures { arm, read_rows, count_rows, look_up } in &self.arms {
             let figures = vec![
                 short(read_rows.first_ms),
                 short(read_rows.median_ms),
                 format!("{:.2}x", read_rows.ratio),
                 short(count_rows.median_ms),
                 format!("{:.2}x", count_rows.ratio),
+                short(look_up.median_ms),
+                format!("{:.2}x", look_up.ratio),
             ];
             sheet.row(arm.label(), figures);
         }

@@ -9,7 +9,7 @@ use super::Snapshot;
 use super::writer::Writer;
 use crate::core::Core;
 use crate::format::{Identity, StoredRef, page};
-use crate::map::PageRef;
+use crate::map::{PageRef, Place};
 use crate::segments::Mapped;
 use crate::types::{PageNo, PageSize, SegmentId};
 
@@ -104,11 +104,13 @@ impl HeldPages {
         if page.0 == 0 || page.0 > content.meta.page_count {
             return None;
         }
-        let PageRef::Stored(reference) = content.map.get(page.0 - 1) else { return None };
+        let (PageRef::Stored(reference), noted) = content.map.find(page.0 - 1)? else {
+            return None;
+        };
         if !Arc::ptr_eq(&snapshot.facet().core, &self.core) {
             return None;
         }
-        self.hold_stored(*reference, page, size, bytes_past)
+        self.hold_stored(*reference, noted, page, size, bytes_past)
     }
 
     /// As [`hold`](Self::hold), in the view of a transaction. What it has staged is not in place.
@@ -119,6 +121,7 @@ impl HeldPages {
     fn hold_stored(
         &mut self,
         reference: StoredRef,
+        noted: Place<'_>,
         page: PageNo,
         size: PageSize,
         bytes_past: usize,
@@ -126,7 +129,7 @@ impl HeldPages {
         if !page::is_full_len(reference.len, size) || self.core.log.check_open().is_err() {
             return None;
         }
-        let (at, place) = self.find(reference.identity())?;
+        let (at, place) = self.find(reference.identity(), noted)?;
         let mapped = self.windows[at].held.as_deref()?;
         let Some(range) = mapped.find(place, reference, page, size, bytes_past) else {
             if self.count == 0 {
@@ -157,21 +160,31 @@ impl HeldPages {
 
     /// The place in the table of the segment that something is in, and where in it. What was moved is
     /// also where it was, as long as that segment is there.
-    fn find(&mut self, identity: Identity) -> Option<(usize, Identity)> {
+    fn find(&mut self, identity: Identity, noted: Place<'_>) -> Option<(usize, Identity)> {
         match self.look(identity.segment) {
             Sight::Held(at) => return Some((at, identity)),
             Sight::Refused => return None,
             Sight::Unknown => {}
         }
-        let place = self.core.segments.files.place(identity);
-        if place.segment != identity.segment {
-            match self.look(place.segment) {
-                Sight::Held(at) => return Some((at, place)),
-                Sight::Refused => return None,
-                Sight::Unknown => {}
-            }
+        if let Some(place) = noted.get()
+            && let Some(at) = self.look_or_open(place.segment)
+        {
+            return Some((at, place));
         }
-        self.open(place.segment).map(|at| (at, place))
+        let place = self.core.segments.files.place(identity);
+        let at = self.look_or_open(place.segment)?;
+        if place != identity {
+            noted.set(place);
+        }
+        Some((at, place))
+    }
+
+    fn look_or_open(&mut self, segment: SegmentId) -> Option<usize> {
+        match self.look(segment) {
+            Sight::Held(at) => Some(at),
+            Sight::Refused => None,
+            Sight::Unknown => self.open(segment),
+        }
     }
 
     fn look(&mut self, segment: SegmentId) -> Sight {
@@ -213,6 +226,9 @@ impl HeldPages {
         let is_whole = held.as_ref().is_some_and(|mapped| mapped.is_whole());
         let tried_at = (!is_whole).then_some(changes);
         let is_held = held.is_some();
+        if self.count == 0 && self.windows.len() >= REMEMBERED_MAX {
+            self.windows.clear();
+        }
         let at = self.windows.partition_point(|window| window.segment < segment);
         self.windows.insert(at, Window { segment, held, mapped, tried_at });
         is_held.then_some(at)

@@ -4,7 +4,7 @@
 //! by an [`Arc`]. What may not happen is that the file is written, shortened or handed to another
 //! process while somebody holds it:
 //!
-//! 1. Only what is settled is mapped: the whole of a segment that was left for good, and of one that the
+//! 1. Only what is finished is mapped: the whole of a segment that was left for good, and of one that the
 //!    cleaner goes on filling the part before that. Nothing is ever written there again under the
 //!    segment's number. Nothing of the segment that the log is writing.
 //! 2. Its file is used for something else, or removed, only after [`Mappings::remove`] has ended the
@@ -216,14 +216,14 @@ impl Mappings {
 
 /// What of a segment stays as it is.
 #[derive(Clone, Copy, Debug)]
-struct Settled {
+struct Finished {
     bytes: u32,
     is_whole: bool,
 }
 
 impl Segments {
-    /// A segment as memory, as far as it is settled and can be mapped anew if it was shorter; `None` if
-    /// nothing is settled, it is no more, or cannot be mapped.
+    /// A segment as memory, as far as it is finished, mapped anew if it has grown and nobody holds it;
+    /// `None` if nothing is finished, it is no more, or cannot be mapped.
     pub(crate) fn mapped(&self, segment: SegmentId) -> Option<Arc<Mapped>> {
         if !self.mappings.is_on() {
             return None;
@@ -232,13 +232,13 @@ impl Segments {
         if known.as_ref().is_some_and(|mapped| mapped.is_whole) {
             return known;
         }
-        let settled = self.settled(segment)?;
-        if known.as_ref().is_some_and(|mapped| mapped.bytes.len() >= settled.bytes as usize) {
+        let finished = self.finished(segment)?;
+        if known.as_ref().is_some_and(|mapped| mapped.bytes.len() >= finished.bytes as usize) {
             return known;
         }
         // Held by nobody else, it can be replaced.
         drop(known);
-        let mapped = self.map(segment, settled)?;
+        let mapped = self.map(segment, finished)?;
         // Only now it is certain that the file holds this segment, and did when it was mapped.
         let segments = self.table();
         segments.in_use.get(&segment)?;
@@ -256,20 +256,20 @@ impl Segments {
         table.get(segment)
     }
 
-    fn settled(&self, segment: SegmentId) -> Option<Settled> {
+    fn finished(&self, segment: SegmentId) -> Option<Finished> {
         let table = self.table();
-        let entry = table.in_use.get(&segment).filter(|entry| entry.settled_bytes > 0)?;
-        Some(Settled { bytes: entry.settled_bytes, is_whole: entry.sealed_at.is_some() })
+        let entry = table.in_use.get(&segment).filter(|entry| entry.finished_bytes > 0)?;
+        Some(Finished { bytes: entry.finished_bytes, is_whole: entry.sealed_at.is_some() })
     }
 
     #[expect(unsafe_code, reason = "a mapped file is memory that must not change")]
-    fn map(&self, segment: SegmentId, settled: Settled) -> Option<Mapped> {
+    fn map(&self, segment: SegmentId, finished: Finished) -> Option<Mapped> {
         let file = self.files.get(segment).ok()?;
-        // SAFETY: what is settled is not written. If the file is used for something else by now, the
+        // SAFETY: what is finished is not written. If the file is used for something else by now, the
         // mapping is dropped unread, which the caller sees to; after that, see the top of this file.
-        let mapping = unsafe { file.map(u64::from(settled.bytes)) };
+        let mapping = unsafe { file.map(u64::from(finished.bytes)) };
         match mapping {
-            Ok(mapping) => mapping.map(|bytes| Mapped::new(segment, bytes, settled.is_whole)),
+            Ok(mapping) => mapping.map(|bytes| Mapped::new(segment, bytes, finished.is_whole)),
             Err(error) => {
                 // Reading goes on by calls, which find out what is wrong.
                 let path = self.files.path(segment);

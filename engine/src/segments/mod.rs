@@ -47,7 +47,7 @@ struct InUse {
     /// until the replay position has passed this.
     sealed_at: Option<Lsn>,
     /// Bytes from its start that stay as they are as long as it is this segment.
-    settled_bytes: u32,
+    finished_bytes: u32,
     /// The LSN when it was filled, from which its age counts.
     born: Lsn,
 }
@@ -234,7 +234,7 @@ impl Segments {
                 live_part_bytes: entry.live_part_bytes,
                 pins: 0,
                 sealed_at: Some(sealed_at),
-                settled_bytes: entry.size,
+                finished_bytes: entry.size,
                 born: entry.born,
             },
         );
@@ -377,7 +377,7 @@ impl Segments {
                 live_part_bytes: 0,
                 pins: 0,
                 sealed_at: None,
-                settled_bytes: 0,
+                finished_bytes: 0,
                 born,
             },
         );
@@ -388,15 +388,15 @@ impl Segments {
     pub(crate) fn seal(&self, segment: SegmentId, at: Lsn) {
         if let Some(entry) = self.table().in_use.get_mut(&segment) {
             entry.sealed_at = Some(at);
-            entry.settled_bytes = entry.size;
+            entry.finished_bytes = entry.size;
         }
         self.mappings.note_change();
     }
 
     /// The cleaner goes on in `segment` from `bytes` on, and what is before that is synced.
-    pub(crate) fn settle(&self, segment: SegmentId, bytes: u32) {
+    pub(crate) fn set_finished(&self, segment: SegmentId, bytes: u32) {
         if let Some(entry) = self.table().in_use.get_mut(&segment) {
-            entry.settled_bytes = bytes;
+            entry.finished_bytes = bytes;
         }
         self.mappings.note_change();
     }

@@ -346,7 +346,7 @@ impl Pass<'_> {
             })?;
         }
         if let Some(output) = &outputs[slot] {
-            self.segments().settle(output.taken.segment, output.offset);
+            self.segments().set_finished(output.taken.segment, output.offset);
         }
         let bytes: u64 = moves.iter().map(|(reference, _)| u64::from(reference.len)).sum();
         self.segments().files.with_forwards(|forwards| forwards.add(moves));
