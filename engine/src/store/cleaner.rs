@@ -345,6 +345,9 @@ impl Pass<'_> {
                 io_error(&self.segments().files, "sync", victim.segment, None, source)
             })?;
         }
+        if let Some(output) = &outputs[slot] {
+            self.segments().set_finished(output.taken.segment, output.offset);
+        }
         let bytes: u64 = moves.iter().map(|(reference, _)| u64::from(reference.len)).sum();
         self.segments().files.with_forwards(|forwards| forwards.add(moves));
         self.segments().apply(&live);
