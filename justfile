@@ -48,6 +48,10 @@ pack *ARGUMENTS:
 store *ARGUMENTS:
     cargo run --release --bin store -- {{ARGUMENTS}}
 
+# The read benchmark, for instance `just reads --scan-mib 64`.
+reads *ARGUMENTS:
+    cargo run --release --bin reads -- {{ARGUMENTS}}
+
 # One fuzz target for so many seconds (needs cargo-fuzz and a nightly toolchain).
 fuzz TARGET SECONDS="60":
     cd fuzz && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}

@@ -79,7 +79,8 @@ fn read_proc(path: &str) -> Result<String> {
     fs::read_to_string(path).doing(|| format!("reading {path}"))
 }
 
-fn field(text: &str, name: &str) -> Result<u64> {
+/// A figure of a file in `/proc` whose lines begin with names.
+pub fn field(text: &str, name: &str) -> Result<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())

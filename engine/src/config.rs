@@ -65,6 +65,12 @@ pub struct Tunables {
     pub checkpoint_log_bytes: u64,
     /// Segment files kept open for reading. Default 256.
     pub open_segments_max: usize,
+    /// Segments mapped into memory at a time, so that pages are read in place. Default 4096, which is
+    /// up to 256 GiB of address space with segments of the largest default size, and one bit of
+    /// memory for each 512 bytes mapped. 0: none. Pages are then always copied by calls, which costs
+    /// time, but an I/O error is an error of one read; in a mapping it is a `SIGBUS`, which ends the
+    /// process.
+    pub mapped_segments_max: usize,
     /// History of facets that have no setting of their own (see
     /// [`Store::set_retention`](crate::Store::set_retention)). Default [`Retention::OFF`]: history
     /// costs space, and memory for each open facet.
@@ -91,6 +97,7 @@ impl Default for Tunables {
             spill_bytes: 8 << 20,
             checkpoint_log_bytes: 256 << 20,
             open_segments_max: 256,
+            mapped_segments_max: 4096,
             retention: Retention::OFF,
             history_bytes_max: u64::MAX,
             space_percent_max: 125,

@@ -13,9 +13,9 @@
 //! | `io` | files behind one trait: the operating system's (POSIX, io_uring), in memory, and changes in memory over others |
 //! | `format` | every byte on disk, each with one owner |
 //! | `map` | page maps: persistent trees of page references |
-//! | `segments` | segment files, what is live in them, where the cleaner put things, room for new data |
+//! | `segments` | segment files, also as memory, what is live in them, where the cleaner put things, room for new data |
 //! | `log` | per-core buffers, flushes, the durable LSN |
-//! | `facet` | versions, snapshots, the writer, publication, history, restores, root hashes, what quotas and retentions say |
+//! | `facet` | versions, snapshots, pages in place, the writer, publication, history, restores, root hashes, what quotas and retentions say |
 //! | `store` | the store, its catalog, forks, quotas, checkpoints, who holds what, the cleaner, recovery, verification, salvage, its threads |
 //!
 //! A commit: `facet::writer` stages pages and appends a record to a buffer of `log`; a flush
@@ -69,9 +69,10 @@ pub use bookmark::Bookmark;
 pub use config::{Background, FormatParams, Retention, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
-pub use facet::{Facet, Restored, RootHash, RootHasher, Snapshot, VersionInfo, Writer};
+pub use facet::{Facet, HeldPages, Restored, RootHash, RootHasher, Snapshot, VersionInfo, Writer};
 pub use io::{
-    DirectoryState, FileName, Io, IoFile, MemoryIo, OverlayIo, PosixIo, UringIo, WriteSyncError,
+    DirectoryState, FileName, Io, IoFile, Mapping, MemoryIo, OverlayIo, PosixIo, UringIo,
+    WriteSyncError,
 };
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{

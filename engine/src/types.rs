@@ -116,7 +116,7 @@ impl PageSize {
 
     /// Bytes in a page.
     #[must_use]
-    pub fn bytes(self) -> usize {
+    pub const fn bytes(self) -> usize {
         1 << self.log2
     }
 

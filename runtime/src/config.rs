@@ -136,6 +136,14 @@ impl HostConfig {
         self
     }
 
+    /// Bytes of each database, from its start, that connections of the process read in place rather
+    /// than through a cache of their own, if nothing else is said (`PRAGMA mmap_size`). Default 0. It
+    /// pays for large facets with many readers; of small ones most pages are not stored in full.
+    pub fn mmap_bytes(mut self, bytes: u64) -> Self {
+        self.process.mmap_bytes = bytes;
+        self
+    }
+
     /// Reader connections kept open while nobody reads, over all facets. Default 1,024. Opening one
     /// takes about four times as long as a short read.
     pub fn idle_readers_max(mut self, readers: usize) -> Self {

@@ -1,5 +1,6 @@
-//! A store in memory, registered with SQLite, that is small in everything.
+//! A store in memory or in files, registered with SQLite, that is small in everything.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,10 +9,20 @@ use lapidary_engine::{
 };
 use lapidary_vfs::{Registration, VfsOptions};
 
-/// Registers an empty store under a name of its own. Transactions spill early, journals leave
+/// Registers an empty store in memory under a name of its own. Transactions spill early, journals leave
 /// memory early, and checkpoints and the cleaner, which run when the caller says so, have work.
 #[must_use]
 pub fn register() -> Arc<Registration> {
+    register_with(Environment::with_io(Arc::new(MemoryIo::new())))
+}
+
+/// The same in files in `directory`, whose pages SQLite can read in place.
+#[must_use]
+pub fn register_in(directory: &Path) -> Arc<Registration> {
+    register_with(Environment::posix(directory))
+}
+
+fn register_with(environment: Environment) -> Arc<Registration> {
     static NAMES: AtomicU64 = AtomicU64::new(0);
     let name = format!("small-{}", NAMES.fetch_add(1, Ordering::Relaxed));
     let options = StoreOptions {
@@ -20,8 +31,7 @@ pub fn register() -> Arc<Registration> {
         background: Background::Manual,
         ..StoreOptions::create()
     };
-    let environment = Environment::with_io(Arc::new(MemoryIo::new()));
-    let store = Store::open(environment, options).expect("a store in memory opens");
+    let store = Store::open(environment, options).expect("an empty store opens");
     let options = VfsOptions { scratch_memory_bytes_max: 64 << 10, ..VfsOptions::default() };
     Registration::register(&name, store, options).expect("nobody else has the name")
 }

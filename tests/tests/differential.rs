@@ -15,13 +15,13 @@ use lapidary_tests::seeds::DIFFERENTIAL;
 /// Cases that share a store.
 const BATCH: usize = 200;
 
-fn run_seeds(family: Family, fixed: u64, test: &str) {
+fn run_seeds(new_arena: fn() -> Arena, family: Family, fixed: u64, test: &str) {
     for batch in DIFFERENTIAL.seeds(fixed).chunks(BATCH) {
-        let mut arena = Arena::new();
+        let mut arena = new_arena();
         for &seed in batch {
             let case = case(family, seed);
             if let Err(found) = arena.run(&case) {
-                let (short, divergence) = shrink(&case, found);
+                let (short, divergence) = shrink(new_arena, &case, found);
                 panic!(
                     "stock SQLite and a facet differ:\n{}\n\n{short}\nto repeat: {}",
                     divergence.words,
@@ -35,10 +35,16 @@ fn run_seeds(family: Family, fixed: u64, test: &str) {
 
 #[test]
 fn one_connection() {
-    run_seeds(Family::Alone, 900, "one_connection");
+    run_seeds(Arena::new, Family::Alone, 900, "one_connection");
 }
 
 #[test]
 fn interleaved_connections() {
-    run_seeds(Family::Together, 600, "interleaved_connections");
+    run_seeds(Arena::new, Family::Together, 600, "interleaved_connections");
+}
+
+/// Pages of settled segments are read in place, and those of stock SQLite's file.
+#[test]
+fn in_place() {
+    run_seeds(Arena::in_place, Family::Alone, 300, "in_place");
 }

@@ -40,6 +40,10 @@ impl LockLevel {
     }
 }
 
+/// Bytes that must be readable after what was fetched: SQLite reads a little beyond the end of a page
+/// that is damaged. Source: `unixFetch` in SQLite's `os_unix.c`.
+pub(crate) const FETCHED_PAST_BYTES: usize = 256;
+
 /// How much of a read the file could fill. The rest of the buffer is zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filled {
@@ -60,6 +64,24 @@ pub(crate) enum PragmaAnswer {
 pub(crate) trait File: Send {
     /// Fills `into` from `offset`; bytes past the end are zeros.
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<Filled, Failure>;
+
+    /// `xFetch`: the `length` bytes from `offset`, in place, and at least [`FETCHED_PAST_BYTES`] more.
+    /// They stay where and as they are until [`File::unfetch`] was called as often as this gave
+    /// any. `None`: they are to be read.
+    fn fetch(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>, Failure> {
+        let _ = (offset, length);
+        Ok(None)
+    }
+
+    /// `xUnfetch` of something that was fetched.
+    fn unfetch(&mut self) {}
+
+    /// `SQLITE_FCNTL_MMAP_SIZE`: only bytes below `limit`, if it is given, are fetched from now on.
+    /// Returns the limit before.
+    fn mmap_limit(&mut self, limit: Option<u64>) -> u64 {
+        let _ = limit;
+        0
+    }
 
     /// Writes all of `bytes` at `offset`.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure>;

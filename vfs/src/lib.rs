@@ -80,6 +80,10 @@
 //!   have nothing else from it, the mode is refused.
 //! - A transaction that would take a facet beyond its quota (`Store::set_quota`) fails at COMMIT with
 //!   `SQLITE_FULL` and is rolled back; the connection goes on.
+//! - `PRAGMA mmap_size` has SQLite read pages in place, from a mapping that all connections of the store
+//!   share. Only pages that are stored in full are, and nothing in a store that is in memory. It
+//!   pays for large facets that many read. A statement that stays open keeps the segments it has
+//!   read from; [`ProcessSettings::mmap_bytes`] is the default for all connections.
 //! - The URI parameters `nolock` and `immutable` are refused, and so is any that begins with
 //!   `lapidary`, or is called `at` in other than lower case: SQLite would ignore it in silence. What
 //!   else it does not know it ignores. Extensions are not loaded.

@@ -19,6 +19,10 @@ pub struct ProcessSettings {
     /// Slots in a connection's lookaside allocator. Default 64, which makes 16 KiB with 256-byte
     /// slots; SQLite's own default is 48 KiB. 0 turns the allocator off.
     pub lookaside_slots: u16,
+    /// Bytes of each database, counted from its start, that are read in place unless its connection
+    /// says otherwise (`PRAGMA mmap_size`). Default 0, as in SQLite: none. It holds for databases in
+    /// files as well, and SQLite takes no more than 2,147,418,112 (2 GiB less 64 KiB).
+    pub mmap_bytes: u64,
 }
 
 impl Default for ProcessSettings {
@@ -28,6 +32,7 @@ impl Default for ProcessSettings {
             page_cache_preallocated: false,
             lookaside_slot_bytes: 256,
             lookaside_slots: 64,
+            mmap_bytes: 0,
         }
     }
 }

@@ -60,6 +60,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
     pub(crate) in_flight: usize,
 
+    /// MiB of each database that are read in place, in every arm that can (SQLite's `mmap_size`)
+    #[arg(long, value_name = "MIB", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=2047))]
+    pub(crate) mmap_mib: u32,
+
     /// Seed of all bodies, timestamps and choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -173,6 +178,7 @@ mod tests {
         assert_eq!(arguments.seconds, 3.0);
         assert_eq!(arguments.arms, ArmName::ALL);
         assert_eq!(arguments.in_flight, 256);
+        assert_eq!(arguments.mmap_mib, 0);
         assert_eq!(arguments.cores, None);
         assert!(!arguments.keep && !arguments.serve_stage);
     }

@@ -56,6 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
             seconds: arguments.seconds,
             cores,
             in_flight: arguments.in_flight,
+            mmap_mib: arguments.mmap_mib,
             seed: arguments.seed,
             template: arguments.template.as_ref().zip(template.as_ref()).map(|(file, template)| {
                 TemplateUsed {
@@ -83,6 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
                 facets: arguments.facets,
                 cpus: allowed[..cores].to_vec(),
                 in_flight: arguments.in_flight,
+                mmap_mib: arguments.mmap_mib,
                 template: template.clone(),
             },
             seconds: arguments.seconds,

@@ -28,6 +28,8 @@ pub(crate) struct Workload {
     pub(crate) cores: usize,
     /// Calls outstanding per client in the lapidary arm; one in the others.
     pub(crate) in_flight: usize,
+    /// Of each database, read in place.
+    pub(crate) mmap_mib: u32,
     pub(crate) seed: u64,
     pub(crate) template: Option<TemplateUsed>,
 }

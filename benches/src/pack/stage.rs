@@ -123,7 +123,7 @@ fn run() -> Result<Message> {
     if let Some(limit) = assignment.descriptors {
         process::limit_descriptors(limit)?;
     }
-    arms::configure_process()?;
+    arms::configure_process(&assignment.setting)?;
     match assignment.stage {
         Stage::Load => load(&assignment).map(Message::Loaded),
         Stage::Verify => verify(&assignment).map(Message::Verified),
@@ -319,6 +319,7 @@ mod tests {
             facets: 12,
             cpus: process::allowed_cpus().unwrap().into_iter().take(2).collect(),
             in_flight: 4,
+            mmap_mib: 0,
             template: None,
         }
     }

@@ -176,6 +176,7 @@ mod tests {
                 seconds: 3.0,
                 cores: 2,
                 in_flight: 256,
+                mmap_mib: 0,
                 seed: 1,
                 template: None,
             },

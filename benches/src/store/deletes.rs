@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::content::PageContent;
 use crate::engine;
 use crate::forks::{PAGE_BYTES, check_template, create_template, template_name};
-use crate::sheet::Target;
 use crate::step::Context;
+use lapidary_benches::sheet::Target;
 
 /// Pages that each fork writes, and so has for itself.
 const OWN_PAGES: u32 = 4;

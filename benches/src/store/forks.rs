@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::content::PageContent;
 use crate::deletes;
 use crate::engine::{self, Growth, Memory};
-use crate::sheet::{Sheet, Target};
 use crate::step::Context;
+use lapidary_benches::sheet::{Sheet, Target};
 
 pub(crate) const PAGE_BYTES: usize = 4096;
 pub(crate) const TEMPLATE_PAGES: u32 = 256;

@@ -24,7 +24,7 @@
 //! # Reading map
 //!
 //! [`arguments`] -> [`conductor`] (parent process) -> [`step`] (child process) -> the parts, which
-//! use [`engine`] -> [`report`] and [`sheet`].
+//! use [`engine`] -> [`report`].
 
 mod arguments;
 mod cleaning;
@@ -36,7 +36,6 @@ mod forks;
 mod million;
 mod recovery;
 mod report;
-mod sheet;
 mod step;
 mod theory;
 

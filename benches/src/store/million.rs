@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::PageContent;
 use crate::engine::{self, Growth, Memory};
-use crate::sheet::{Sheet, Target};
 use crate::step::Context;
+use lapidary_benches::sheet::{Sheet, Target};
 
 const PAGE_BYTES: usize = 512;
 /// Facets that are made durable together.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::PageContent;
 use crate::engine;
-use crate::sheet::{Sheet, Target};
 use crate::step::Context;
+use lapidary_benches::sheet::{Sheet, Target};
 
 const PAGE_BYTES: usize = 4096;
 const FACET_PAGES: u32 = 2;

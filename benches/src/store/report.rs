@@ -5,8 +5,8 @@ use lapidary_benches::numbers::p50;
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::PartName;
-use crate::sheet::Target;
 use crate::{cleaning, forks, million, recovery};
+use lapidary_benches::sheet::Target;
 
 /// A whole run. A part that was not asked for, or failed, is `null`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! content, with every pending image replaced by the place it was written to.
 
 mod capture;
+mod held;
 mod history;
 mod limits;
 mod load;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashSet;
 
 pub(crate) use capture::{Captured, CapturedContent, Checkpointed};
+pub use held::HeldPages;
 pub(crate) use history::{CapturedHistory, Edit, HistoryPart, StoredHistory};
 pub(crate) use limits::{Limits, Quota};
 pub(crate) use load::Nodes;
@@ -241,6 +243,12 @@ impl Facet {
         state.pin(&content);
         drop(state);
         Ok(Snapshot::new(Arc::clone(self), content))
+    }
+
+    /// A table of pages to be held by one reader of this facet. It is of no size until it is used.
+    #[must_use]
+    pub fn held_pages(&self) -> HeldPages {
+        HeldPages::new(Arc::clone(&self.core))
     }
 
     /// The state of a facet that was not deleted, in memory.

@@ -202,6 +202,11 @@ impl Writer {
         self.stage.read_page(&self.base, page, into)
     }
 
+    /// Whether a page is in the transaction's view as it is in the base.
+    pub(super) fn is_from_base(&self, page: PageNo) -> bool {
+        page.0 <= self.stage.pages_kept && !self.stage.pages.contains_key(&page.0)
+    }
+
     /// Sets the number of pages. Pages cut off are gone: if the facet grows again they are zeros.
     ///
     /// # Errors

@@ -38,6 +38,11 @@ pub(crate) fn record_bytes_max(size: PageSize) -> usize {
     HEADER_BYTES + size.bytes()
 }
 
+/// Whether a record of `len` bytes has the image of a page of this size in full. Others are shorter.
+pub(crate) fn is_full_len(len: u32, size: PageSize) -> bool {
+    len as usize == record_bytes_max(size)
+}
+
 /// Appends the record of a page, choosing the encoding; returns its checksum. `extents` is scratch
 /// space.
 pub(crate) fn encode(
@@ -160,9 +165,21 @@ impl<'a> UnverifiedPage<'a> {
         self.size
     }
 
+    /// Whether the payload is the image of a page of this size, as it is.
+    pub(crate) fn is_full(&self, size: PageSize) -> bool {
+        self.encoding == FULL
+            && self.size == size
+            && self.record.len() - HEADER_BYTES == size.bytes()
+    }
+
+    /// Compares the checksum.
+    pub(crate) fn is_intact(&self) -> bool {
+        checksum(self.record) == self.crc
+    }
+
     /// Compares the checksum and unpacks the image.
     pub(crate) fn unpack(&self, into: &mut [u8]) -> Result<(), Malformed> {
-        if checksum(self.record) != self.crc {
+        if !self.is_intact() {
             return Err(Malformed("the page's checksum is wrong"));
         }
         if into.len() != self.size.bytes() {

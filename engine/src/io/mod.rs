@@ -4,6 +4,7 @@
 //! to them is in [`Io`] and [`IoFile`], so that the operating system, memory and a simulated disk
 //! are interchangeable.
 
+mod mapping;
 mod memory;
 mod overlay;
 mod posix;
@@ -13,6 +14,7 @@ use std::fmt::{self, Debug};
 use std::io;
 use std::sync::Arc;
 
+pub use mapping::Mapping;
 pub use memory::MemoryIo;
 pub use overlay::OverlayIo;
 pub use posix::PosixIo;
@@ -214,5 +216,19 @@ pub trait IoFile: Send + Sync + Debug {
     fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteSyncError> {
         self.write_at(offset, bytes).map_err(WriteSyncError::Write)?;
         self.sync().map_err(WriteSyncError::Sync)
+    }
+
+    /// The first `len` bytes as memory, for reading in place; `None` where there is no such thing,
+    /// which is the default.
+    ///
+    /// # Safety
+    /// While the mapping exists nobody changes these bytes or shortens the file.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file is shorter; or as the operating system has them.
+    #[expect(unsafe_code, reason = "what becomes of a mapped file is up to the caller")]
+    unsafe fn map(&self, len: u64) -> io::Result<Option<Mapping>> {
+        let _ = len;
+        Ok(None)
     }
 }

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DirectoryState, FileName, Io, IoFile};
+use super::{DirectoryState, FileName, Io, IoFile, Mapping};
 use crate::types::FileNo;
 
 const LOCK: &str = "LOCK";
@@ -194,5 +194,14 @@ impl IoFile for PosixFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    #[expect(unsafe_code, reason = "as the trait has it")]
+    unsafe fn map(&self, len: u64) -> io::Result<Option<Mapping>> {
+        if self.len()? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: the file is long enough, and the caller says that it stays as it is.
+        unsafe { Mapping::new(&self.file, len) }.map(Some)
     }
 }

@@ -6,11 +6,15 @@
 
 mod diff;
 mod persist;
+mod places;
 
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use diff::differing_pages;
 pub(crate) use persist::{NodeSource, Unwritten, load, unwritten_levels};
+pub(crate) use places::Place;
+
+use places::Places;
 
 use crate::format::StoredRef;
 use crate::format::catalog::NODE_REFS;
@@ -36,6 +40,8 @@ pub(crate) struct Node {
     /// Where a checkpoint put this node, and the facet it was written for. A changed node is a new
     /// node, which has none.
     stored: OnceLock<(StoredRef, FacetId)>,
+    /// Where its pages were found, if it is a leaf.
+    places: Places,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +53,7 @@ pub(crate) enum Children {
 impl Clone for Node {
     fn clone(&self) -> Self {
         // A node is cloned to be changed.
-        Self { children: self.children.clone(), stored: OnceLock::new() }
+        Self::of(self.children.clone())
     }
 }
 
@@ -55,7 +61,17 @@ impl Node {
     fn new(level: u8) -> Self {
         let children =
             if level == 0 { Children::Pages(Vec::new()) } else { Children::Nodes(Vec::new()) };
-        Self { children, stored: OnceLock::new() }
+        Self::of(children)
+    }
+
+    fn of(children: Children) -> Self {
+        Self { children, stored: OnceLock::new(), places: Places::default() }
+    }
+
+    /// Forgets what was true of it before it changes.
+    fn renew(&mut self) {
+        self.stored = OnceLock::new();
+        self.places = Places::default();
     }
 
     /// Says where a checkpoint put this node, and for which facet.
@@ -123,19 +139,25 @@ impl PageMap {
     /// The reference of page `index`.
     pub(crate) fn get(&self, index: u32) -> &PageRef {
         static ABSENT: PageRef = PageRef::Absent;
+        self.find(index).map_or(&ABSENT, |(page, _)| page)
+    }
+
+    /// The reference of page `index`, if it has one, and where to note its place.
+    pub(crate) fn find(&self, index: u32) -> Option<(&PageRef, Place<'_>)> {
         if u64::from(index) >= Self::capacity(self.levels) {
-            return &ABSENT;
+            return None;
         }
-        let mut node = self.root.as_deref();
+        let mut node = self.root.as_deref()?;
         for level in (0..=self.levels).rev() {
-            let Some(found) = node else { break };
             let slot = slot_at(index, level);
-            match &found.children {
-                Children::Pages(pages) => return pages.get(slot).unwrap_or(&ABSENT),
-                Children::Nodes(nodes) => node = nodes.get(slot).and_then(Option::as_deref),
+            match &node.children {
+                Children::Pages(pages) => {
+                    return pages.get(slot).map(|page| (page, node.places.of(slot)));
+                }
+                Children::Nodes(nodes) => node = nodes.get(slot)?.as_deref()?,
             }
         }
-        &ABSENT
+        None
     }
 
     /// Puts a reference in for page `index`; returns the one it replaces.
@@ -143,7 +165,7 @@ impl PageMap {
         while u64::from(index) >= Self::capacity(self.levels) {
             if let Some(root) = self.root.take() {
                 let children = Children::Nodes(vec![Some(root)]);
-                self.root = Some(Arc::new(Node { children, stored: OnceLock::new() }));
+                self.root = Some(Arc::new(Node::of(children)));
             }
             self.levels += 1;
         }
@@ -152,8 +174,8 @@ impl PageMap {
         loop {
             let slot = slot_at(index, level);
             let changed = Arc::make_mut(node);
-            // Where it is the only holder, `make_mut` does not clone, and the old place is stale.
-            changed.stored = OnceLock::new();
+            // Where it is the only holder, `make_mut` does not clone, and what is noted is stale.
+            changed.renew();
             match &mut changed.children {
                 Children::Pages(pages) => {
                     if pages.len() <= slot {
@@ -239,7 +261,7 @@ fn truncate_node(
         return;
     }
     let changed = Arc::make_mut(node);
-    changed.stored = OnceLock::new();
+    changed.renew();
     match &mut changed.children {
         Children::Pages(pages) => {
             for (slot, page) in pages.drain(keep..).enumerate() {

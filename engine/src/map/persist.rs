@@ -117,7 +117,7 @@ fn load_node(source: &impl NodeSource, reference: StoredRef, level: u8) -> Resul
         };
         Children::Nodes(refs.into_iter().map(child).collect::<Result<_>>()?)
     };
-    Ok(Arc::new(Node { children, stored: OnceLock::from((reference, owner)) }))
+    Ok(Arc::new(Node { stored: OnceLock::from((reference, owner)), ..Node::of(children) }))
 }
 
 #[cfg(test)]

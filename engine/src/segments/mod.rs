@@ -9,6 +9,7 @@
 
 mod files;
 mod forward;
+mod mapped;
 mod room;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use files::{Damage, Make, SegmentFiles};
 pub(crate) use forward::Forwards;
+pub(crate) use mapped::{DirectoryLock, Mapped, Mappings};
 pub(crate) use room::{Purpose, usable_bytes};
 
 use crate::config::FormatParams;
@@ -44,6 +46,8 @@ struct InUse {
     /// The LSN after its last record; `None` while it is being written. Recovery needs the segment
     /// until the replay position has passed this.
     sealed_at: Option<Lsn>,
+    /// Bytes from its start that stay as they are as long as it is this segment.
+    finished_bytes: u32,
     /// The LSN when it was filled, from which its age counts.
     born: Lsn,
 }
@@ -126,6 +130,7 @@ pub(crate) struct Totals {
 #[derive(Debug)]
 pub(crate) struct Segments {
     pub(crate) files: SegmentFiles,
+    pub(crate) mappings: Mappings,
     format: FormatParams,
     table: Mutex<Table>,
     room: Room,
@@ -218,9 +223,10 @@ pub(crate) struct Taken {
 }
 
 impl Segments {
-    pub(crate) fn new(files: SegmentFiles, format: FormatParams) -> Self {
+    pub(crate) fn new(files: SegmentFiles, format: FormatParams, mapped_max: usize) -> Self {
         Self {
             files,
+            mappings: Mappings::new(mapped_max),
             format,
             table: Mutex::default(),
             room: Room::default(),
@@ -254,6 +260,7 @@ impl Segments {
                 live_part_bytes: entry.live_part_bytes,
                 pins: 0,
                 sealed_at: Some(sealed_at),
+                finished_bytes: entry.size,
                 born: entry.born,
             },
         );
@@ -399,6 +406,7 @@ impl Segments {
                 live_part_bytes: 0,
                 pins: 0,
                 sealed_at: None,
+                finished_bytes: 0,
                 born,
             },
         );
@@ -409,7 +417,17 @@ impl Segments {
     pub(crate) fn seal(&self, segment: SegmentId, at: Lsn) {
         if let Some(entry) = self.table().in_use.get_mut(&segment) {
             entry.sealed_at = Some(at);
+            entry.finished_bytes = entry.size;
         }
+        self.mappings.note_change();
+    }
+
+    /// The cleaner goes on in `segment` from `bytes` on, and what is before that is synced.
+    pub(crate) fn set_finished(&self, segment: SegmentId, bytes: u32) {
+        if let Some(entry) = self.table().in_use.get_mut(&segment) {
+            entry.finished_bytes = bytes;
+        }
+        self.mappings.note_change();
     }
 
     /// Makes a segment ready in which `bytes` of records count as fitting, or of the size wanted if
@@ -635,7 +653,8 @@ impl Segments {
     }
 
     /// After a checkpoint is durable: makes ready what it found empty. Recovery starts in
-    /// `replay_segment`, at `replay_lsn`; snapshots read `pinned`.
+    /// `replay_segment`, at `replay_lsn`; snapshots read `pinned`. Where a page is held in place, the
+    /// segment waits for a later checkpoint.
     pub(crate) fn recycle(
         &self,
         replay_segment: Option<SegmentId>,
@@ -656,6 +675,9 @@ impl Segments {
             }
         }
         for (segment, file, size) in empty {
+            if self.mappings.remove(segment).is_err() {
+                continue;
+            }
             self.files.forget(segment);
             table.in_use.remove(&segment);
             table.ready.insert(file, Ready { size });

@@ -400,6 +400,9 @@ impl Pass<'_> {
         for (segment, file) in full.chain(open) {
             file.sync().map_err(|source| io_error(files, "sync", segment, None, source))?;
         }
+        for output in outputs.iter().flatten() {
+            self.segments().set_finished(output.taken.segment, output.offset);
+        }
         for Copied { moves, live } in self.copied.drain(..) {
             files.with_forwards(|forwards| forwards.add(moves));
             self.shared.core.segments.apply(&live);

@@ -36,7 +36,7 @@ use crate::format::catalog::VersionMeta;
 use crate::format::record::{self, CatalogChange};
 use crate::log::Effect;
 use crate::name::FacetName;
-use crate::segments::Purpose;
+use crate::segments::{DirectoryLock, Purpose};
 use crate::types::{FacetId, Lsn, PageSize, StoreId, Ticket, Version};
 
 /// An open store: one log, its segments, and the facets in them.
@@ -429,7 +429,8 @@ impl Store {
     }
 
     /// Makes everything durable, takes a checkpoint, and closes the store. Afterwards every
-    /// operation fails with [`Error::Closed`], and another process may open it.
+    /// operation fails with [`Error::Closed`], and another process may open it, if no pages are held
+    /// ([`HeldPages`](crate::HeldPages)); else as soon as none is.
     ///
     /// # Errors
     /// [`Error::NoSpace`]: all is durable and the store is closed, but the next open has more to
@@ -605,6 +606,8 @@ impl Shared {
         self.core.log.discard_buffers();
         *self.catalog_mut() = Catalog::new(FacetId(1));
         self.core.with_changed(|changed| *changed = Changed::default());
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lock = lock.map(|lock| -> DirectoryLock { Arc::new(lock) });
+        self.core.segments.mappings.close(lock.as_ref());
     }
 }

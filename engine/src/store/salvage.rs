@@ -205,7 +205,7 @@ fn scan(
         return Ok(());
     };
     let files = SegmentFiles::new(io, 256);
-    let segments = Segments::new(files, FormatParams::default());
+    let segments = Segments::new(files, FormatParams::default(), 0);
     let mut headers: Vec<SegmentHeader> =
         headers.into_iter().filter(|header| header.store == StoreId(store)).collect();
     headers.sort_by_key(|header| header.segment);

@@ -12,7 +12,7 @@ use super::case::{Action, Case, Family};
 use super::content::logical_hash;
 use super::known::{self, Check};
 use super::outcome::{run, run_around};
-use super::pages::first_difference;
+use super::pages::{first_difference, pages_of};
 use crate::small_store;
 
 /// Where the sides differ.
@@ -24,9 +24,11 @@ pub struct Divergence {
     pub words: String,
 }
 
-/// A store in memory and a directory, in which case after case is run.
+/// A store and a directory, in which case after case is run.
 #[derive(Debug)]
 pub struct Arena {
+    /// `PRAGMA mmap_size` of both sides.
+    mmap_bytes: u64,
     registration: Arc<Registration>,
     directory: tempfile::TempDir,
     cases: u64,
@@ -39,11 +41,19 @@ impl Default for Arena {
 }
 
 impl Arena {
-    /// An empty store and an empty directory.
+    /// An empty store in memory and an empty directory.
     #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        Self { registration: small_store::register(), directory, cases: 0 }
+        Self { mmap_bytes: 0, registration: small_store::register(), directory, cases: 0 }
+    }
+
+    /// An empty store in files, pages of which both sides read in place where they can.
+    #[must_use]
+    pub fn in_place() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let registration = small_store::register_in(&directory.path().join("store"));
+        Self { mmap_bytes: 1 << 30, registration, directory, cases: 0 }
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -121,6 +131,10 @@ impl<'a> Run<'a> {
         let (stock, facet) = (self.open_stock()?, self.open_facet()?);
         // The sides differ in what they owe the disk, and files are to be fast.
         let _ = run(&stock, "PRAGMA synchronous=OFF");
+        let in_place = format!("PRAGMA mmap_size={}", self.arena.mmap_bytes);
+        for connection in [&stock, &facet] {
+            let _ = run(connection, &in_place);
+        }
         let of_database = self.case.database.iter().filter(|_| first);
         for setting in of_database.chain(&self.case.settings) {
             let (ours, theirs) = (run(&facet, setting), run(&stock, setting));
@@ -264,13 +278,18 @@ impl<'a> Run<'a> {
 
     fn compare_pages(&self) -> Result<(), String> {
         let engine = |error: lapidary_engine::Error| error.to_string();
-        let theirs = std::fs::read(self.file).map_err(|error| error.to_string())?;
+        let mut theirs = std::fs::read(self.file).map_err(|error| error.to_string())?;
         let name = FacetName::new(self.facet).map_err(engine)?;
         let facet = self.arena.store().open_facet(&name).map_err(engine)?;
         let snapshot = facet.snapshot(View::Durable).map_err(engine)?;
         let Some(page_size) = snapshot.page_size() else {
             return Ok(());
         };
+        // To map a file SQLite makes it as long as the transaction is to be. What was taken back to a
+        // savepoint meanwhile stays in the file, past the end of the database.
+        if self.arena.mmap_bytes > 0 {
+            theirs.truncate(pages_of(&theirs) * page_size.bytes());
+        }
         let mut ours = vec![0; snapshot.page_count() as usize * page_size.bytes()];
         for (number, page) in (1..).zip(ours.chunks_mut(page_size.bytes())) {
             snapshot.read_page(PageNo(number), page).map_err(engine)?;

@@ -7,9 +7,9 @@ use super::case::Case;
 const RUNS_MAX: u32 = 600;
 
 /// Leaves out steps, in ever smaller runs of them, for as long as the sides still differ. Returns
-/// the shortest case found and its difference.
+/// the shortest case found and its difference. Each is run in an `arena` of its own.
 #[must_use]
-pub fn shrink(case: &Case, found: Divergence) -> (Case, Divergence) {
+pub fn shrink(arena: fn() -> Arena, case: &Case, found: Divergence) -> (Case, Divergence) {
     let mut best = (case.clone(), found);
     let mut runs = 0;
     let mut length = best.0.steps.len().div_ceil(2);
@@ -19,7 +19,7 @@ pub fn shrink(case: &Case, found: Divergence) -> (Case, Divergence) {
             runs += 1;
             let candidate = best.0.with_steps(|step| !(start..start + length).contains(&step));
             // A store of its own, so that what one run leaves does not make the next differ.
-            match Arena::new().run(&candidate) {
+            match arena().run(&candidate) {
                 Err(divergence) => {
                     best = (candidate, divergence);
                     shorter = true;
@@ -51,7 +51,7 @@ mod tests {
         let (database, settings) = (Vec::new(), Vec::new());
         let case = Case { family: Family::Alone, database, settings, steps };
         let found = Arena::new().run(&case).unwrap_err();
-        let (short, divergence) = shrink(&case, found);
+        let (short, divergence) = shrink(Arena::new, &case, found);
         // Without the table the database would have no file to speak of, but it has a path.
         assert_eq!(short.steps, [sql("PRAGMA database_list".to_owned())], "{short}");
         assert_eq!(divergence.step, Some(0));

@@ -28,7 +28,7 @@ use std::os::raw::c_int;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lapidary_engine::{Facet, Snapshot, Store, Ticket, View};
+use lapidary_engine::{Facet, HeldPages, Snapshot, Store, Ticket, View};
 use rusqlite::ffi as sqlite;
 
 use self::transaction::{CommitError, Transaction};
@@ -78,6 +78,10 @@ pub(crate) struct DatabaseFile {
     visible: VisibleHeader,
     /// The version of the past that is read, if it is not the newest.
     fixed: Option<Snapshot>,
+    /// Pages that SQLite reads in place.
+    held: HeldPages,
+    /// `PRAGMA mmap_size`.
+    mmap_limit: u64,
     /// Whether `PRAGMA locking_mode=EXCLUSIVE` was asked for.
     exclusive_locking: bool,
     /// Why the handle is of no use any more.
@@ -92,6 +96,8 @@ impl DatabaseFile {
         read_only: bool,
     ) -> Self {
         Self {
+            held: facet.held_pages(),
+            mmap_limit: 0,
             store,
             facet,
             durability,
@@ -231,6 +237,30 @@ impl File for DatabaseFile {
             return Err(self.write_ahead_log_refused(Operation::Open));
         }
         Ok(filled)
+    }
+
+    fn fetch(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>, Failure> {
+        self.check_usable(Operation::Read)?;
+        if offset.saturating_add(length as u64) > self.mmap_limit {
+            return Ok(None);
+        }
+        let held = &mut self.held;
+        Ok(match (&self.hold, &self.fixed) {
+            (Hold::Shared(snapshot), _) | (Hold::Nothing, Some(snapshot)) => {
+                pages::fetch(snapshot, held, offset, length)
+            }
+            (Hold::Writing(transaction), _) => transaction.fetch(held, offset, length),
+            (Hold::Nothing, None) => None,
+        })
+    }
+
+    fn unfetch(&mut self) {
+        self.held.let_go();
+    }
+
+    fn mmap_limit(&mut self, limit: Option<u64>) -> u64 {
+        let limit = limit.filter(|_| self.held.is_allowed());
+        limit.map_or(self.mmap_limit, |limit| std::mem::replace(&mut self.mmap_limit, limit))
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {

@@ -2,15 +2,17 @@
 //! always of the facet's size: VACUUM with a new page size and the backup interface write in
 //! another, the pager reads a few bytes of the header, `sqlite3_file_control` users read anything.
 
-use lapidary_engine::{Error, PageNo, PageSize, Result, Snapshot, Writer};
+use lapidary_engine::{Error, HeldPages, PageNo, PageSize, Result, Snapshot, Writer};
 
-use crate::file::Filled;
+use crate::file::{FETCHED_PAST_BYTES, Filled};
 
 /// Pages that can be read.
 pub(super) trait Pages {
     fn page_size(&self) -> Option<PageSize>;
     fn page_count(&self) -> u32;
     fn read_page(&self, page: PageNo, into: &mut [u8]) -> Result<()>;
+    /// A page in place, as [`HeldPages::hold`] has it.
+    fn hold_page<'a>(&self, held: &'a mut HeldPages, page: PageNo) -> Option<&'a [u8]>;
 }
 
 impl Pages for Snapshot {
@@ -25,6 +27,10 @@ impl Pages for Snapshot {
     fn read_page(&self, page: PageNo, into: &mut [u8]) -> Result<()> {
         self.read_page(page, into)
     }
+
+    fn hold_page<'a>(&self, held: &'a mut HeldPages, page: PageNo) -> Option<&'a [u8]> {
+        held.hold(self, page, FETCHED_PAST_BYTES)
+    }
 }
 
 impl Pages for Writer {
@@ -38,6 +44,10 @@ impl Pages for Writer {
 
     fn read_page(&self, page: PageNo, into: &mut [u8]) -> Result<()> {
         self.read_page(page, into)
+    }
+
+    fn hold_page<'a>(&self, held: &'a mut HeldPages, page: PageNo) -> Option<&'a [u8]> {
+        held.hold_in(self, page, FETCHED_PAST_BYTES)
     }
 }
 
@@ -92,6 +102,21 @@ pub(super) fn read(
         rest = after;
     }
     Ok(filled)
+}
+
+/// The `length` bytes from `offset` in place, if they are just one page that can be read so. Never the
+/// first one: its change counter is put in for each handle (`visible.rs`).
+pub(super) fn fetch<'a>(
+    pages: &impl Pages,
+    held: &'a mut HeldPages,
+    offset: u64,
+    length: usize,
+) -> Option<&'a [u8]> {
+    let page_size = pages.page_size().filter(|page_size| page_size.bytes() == length)?;
+    match locate(page_size, offset) {
+        Ok((page, 0)) if page.0 > 1 => pages.hold_page(held, page),
+        _ => None,
+    }
 }
 
 /// Stages `bytes` at `offset`. The writer has a page size.

@@ -1,6 +1,6 @@
 //! A write transaction: pages staged in the engine's writer, under a byte-stream view.
 
-use lapidary_engine::{Error, PageSize, Result, Snapshot, Ticket, Version, Writer};
+use lapidary_engine::{Error, HeldPages, PageSize, Result, Snapshot, Ticket, Version, Writer};
 
 use super::pages;
 use super::stamp::CacheStamp;
@@ -111,6 +111,21 @@ impl Transaction {
 
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> Result<Filled> {
         pages::read(&self.writer, self.size_bytes, offset, into)
+    }
+
+    /// See [`pages::fetch`].
+    pub(super) fn fetch<'a>(
+        &self,
+        held: &'a mut HeldPages,
+        offset: u64,
+        length: usize,
+    ) -> Option<&'a [u8]> {
+        // A length that ends within the last page is that of the file, not of what is staged.
+        let end = offset.checked_add(length as u64)?;
+        if end > self.size_bytes {
+            return None;
+        }
+        pages::fetch(&self.writer, held, offset, length)
     }
 
     /// Stages `bytes`. On error nothing is staged any more: a write that fails is never followed

@@ -11,15 +11,16 @@ use super::journal;
 use super::slot::{self, OpenFile, with_file, with_file_always};
 use super::vfs_methods::text;
 use crate::error::{Failure, Operation};
-use crate::file::{File, Filled, LockLevel, PragmaAnswer};
+use crate::file::{FETCHED_PAST_BYTES, File, Filled, LockLevel, PragmaAnswer};
 
 /// The methods table for files of type `F`.
 pub(super) struct Methods<F>(PhantomData<F>);
 
 impl<F: File> Methods<F> {
-    /// Version 1: no shared memory, so no write-ahead log; no memory mapping.
+    /// Version 3 has reading in place; version 2 would be shared memory, without which there is no
+    /// write-ahead log.
     pub(super) const TABLE: &'static sqlite::sqlite3_io_methods = &sqlite::sqlite3_io_methods {
-        iVersion: 1,
+        iVersion: 3,
         xClose: Some(close::<F>),
         xRead: Some(read::<F>),
         xWrite: Some(write::<F>),
@@ -36,8 +37,8 @@ impl<F: File> Methods<F> {
         xShmLock: None,
         xShmBarrier: None,
         xShmUnmap: None,
-        xFetch: None,
-        xUnfetch: None,
+        xFetch: Some(fetch::<F>),
+        xUnfetch: Some(unfetch::<F>),
     };
 }
 
@@ -92,6 +93,40 @@ unsafe extern "C" fn write<F: File>(
     };
     // SAFETY: SQLite calls the method of an open file, one at a time (2, 3).
     unsafe { with_file(file, sqlite::SQLITE_IOERR_WRITE, body) }
+}
+
+unsafe extern "C" fn fetch<F: File>(
+    file: *mut sqlite::sqlite3_file,
+    offset: sqlite::sqlite3_int64,
+    length: c_int,
+    found: *mut *mut c_void,
+) -> c_int {
+    let body = |open: &mut OpenFile<F>| {
+        let (offset, length) =
+            (unsigned(offset, Operation::Read)?, unsigned(length, Operation::Read)?);
+        let bytes = open.file.fetch(offset, length)?;
+        debug_assert!(bytes.is_none_or(|bytes| bytes.len() >= length + FETCHED_PAST_BYTES));
+        // SQLite does not write there: the pager takes what was fetched for read-only.
+        let address = bytes.map_or(std::ptr::null(), <[u8]>::as_ptr).cast_mut();
+        // SAFETY: a place for the address (4). What is there stays, by the contract of `File::fetch`.
+        unsafe { *found = address.cast() };
+        Ok(sqlite::SQLITE_OK)
+    };
+    // SAFETY: SQLite calls the method of an open file, one at a time (2, 3).
+    unsafe { with_file(file, sqlite::SQLITE_IOERR_MMAP, body) }
+}
+
+unsafe extern "C" fn unfetch<F: File>(
+    file: *mut sqlite::sqlite3_file,
+    _offset: sqlite::sqlite3_int64,
+    address: *mut c_void,
+) -> c_int {
+    // Null: what is mapped may be out of date. Here it never is.
+    if address.is_null() {
+        return sqlite::SQLITE_OK;
+    }
+    // SAFETY: SQLite calls the method of an open file, one at a time (2, 3).
+    unsafe { with_file_always(file, |open: &mut OpenFile<F>| open.file.unfetch()) }
 }
 
 unsafe extern "C" fn truncate<F: File>(
@@ -209,6 +244,15 @@ unsafe extern "C" fn file_control<F: File>(
             sqlite::SQLITE_FCNTL_HAS_MOVED => {
                 // SAFETY: the operation's argument is a place for an int (4).
                 unsafe { *argument.cast::<c_int>() = c_int::from(open.file.has_moved()) };
+            }
+            sqlite::SQLITE_FCNTL_MMAP_SIZE => {
+                let limit = argument.cast::<sqlite::sqlite3_int64>();
+                // SAFETY: the operation's argument is a place with a number (4).
+                let new = unsafe { *limit };
+                // What is negative asks and sets nothing.
+                let old = open.file.mmap_limit(u64::try_from(new).ok());
+                // SAFETY: as above.
+                unsafe { *limit = old.try_into().unwrap_or(sqlite::sqlite3_int64::MAX) };
             }
             sqlite::SQLITE_FCNTL_POWERSAFE_OVERWRITE => {
                 // It always holds: asked, it is on, and it cannot be set.

@@ -31,6 +31,18 @@ pub(crate) fn configure(settings: &ProcessSettings) -> bool {
     if code != sqlite::SQLITE_OK {
         return false;
     }
+    let mmap_bytes = sqlite::sqlite3_int64::try_from(settings.mmap_bytes);
+    // SAFETY: MMAP_SIZE takes two 64-bit numbers; -1 leaves the most that can be asked for as it is.
+    let code = unsafe {
+        sqlite::sqlite3_config(
+            sqlite::SQLITE_CONFIG_MMAP_SIZE,
+            mmap_bytes.unwrap_or(sqlite::sqlite3_int64::MAX),
+            sqlite::sqlite3_int64::from(-1_i8),
+        )
+    };
+    if code != sqlite::SQLITE_OK {
+        return false;
+    }
     if settings.page_cache_preallocated {
         return true;
     }

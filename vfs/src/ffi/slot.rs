@@ -74,8 +74,8 @@ pub(super) unsafe fn with_file<F: File>(
     call(open, fallback, body)
 }
 
-/// As [`with_file`], also for a file that panicked before, and always with success: for `xUnlock`,
-/// which the pager cannot do without.
+/// As [`with_file`], also for a file that panicked before, and always with success: for `xUnlock`
+/// and `xUnfetch`, which the pager cannot do without.
 ///
 /// # Safety
 /// As for [`with_file`].

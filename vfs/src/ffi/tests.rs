@@ -19,6 +19,7 @@ use crate::scratch::{ScratchFile, ScratchSpace};
 struct Trap {
     file: ScratchFile,
     armed: Arc<Mutex<&'static str>>,
+    fetch_armed: Arc<AtomicBool>,
     dropped: Arc<AtomicBool>,
     unlocked: Arc<AtomicBool>,
 }
@@ -40,6 +41,15 @@ impl File for Trap {
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<Filled, Failure> {
         self.enter("read");
         self.file.read(offset, into)
+    }
+
+    fn fetch(&mut self, _offset: u64, _length: usize) -> Result<Option<&[u8]>, Failure> {
+        assert!(!self.fetch_armed.load(Ordering::SeqCst), "fetch is sprung");
+        Ok(None)
+    }
+
+    fn unfetch(&mut self) {
+        panic!("unfetch is sprung");
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
@@ -94,6 +104,7 @@ impl File for Trap {
 #[derive(Default)]
 struct TrapSystem {
     armed: Arc<Mutex<&'static str>>,
+    fetch_armed: Arc<AtomicBool>,
     dropped: Arc<AtomicBool>,
     unlocked: Arc<AtomicBool>,
     open_panics: AtomicBool,
@@ -113,6 +124,7 @@ impl FileSystem for TrapSystem {
         Ok(Opened::Database(Trap {
             file,
             armed: Arc::clone(&self.armed),
+            fetch_armed: Arc::clone(&self.fetch_armed),
             dropped: Arc::clone(&self.dropped),
             unlocked: Arc::clone(&self.unlocked),
         }))
@@ -206,6 +218,43 @@ fn a_panic_in_any_method() {
         let words = take_last_error().unwrap();
         assert!(words.contains("sprung") && words.contains("opened again"), "{method}: {words}");
     }
+}
+
+#[test]
+fn a_panic_while_reading_in_place_is_an_error_too() {
+    let mount = Mount::register("fetch-trap", TrapSystem::default(), false).unwrap();
+    let fetch_armed = Arc::clone(&mount.file_system().fetch_armed);
+    let connection =
+        Connection::open_with_flags_and_vfs("x", OpenFlags::default(), "fetch-trap").unwrap();
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    connection.execute_batch("PRAGMA mmap_size=1000000").unwrap();
+    let count = || connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+    assert_eq!(count(), Ok(1));
+
+    fetch_armed.store(true, Ordering::SeqCst);
+    let error = quietly(count).unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::SystemIoFailure));
+    assert!(take_last_error().unwrap().contains("fetch is sprung"));
+    count().unwrap_err();
+    assert!(take_last_error().unwrap().contains("closed and opened again"));
+
+    let mut file: *mut sqlite::sqlite3_file = std::ptr::null_mut();
+    let place = std::ptr::from_mut(&mut file).cast();
+    // SAFETY: the connection is not closed by its handle.
+    let handle = unsafe { connection.handle() };
+    let pointer = sqlite::SQLITE_FCNTL_FILE_POINTER;
+    // SAFETY: the operation's argument is a place for a pointer to the file.
+    let code = unsafe { sqlite::sqlite3_file_control(handle, c"main".as_ptr(), pointer, place) };
+    assert_eq!(code, sqlite::SQLITE_OK);
+    // SAFETY: the file is open as long as the connection is.
+    let methods = unsafe { (*file).pMethods };
+    // SAFETY: an open file has methods, which are never freed.
+    let unfetch = unsafe { (*methods).xUnfetch }.unwrap();
+    let mut page = [0_u8; 16];
+    // SAFETY: a method of the open file; the address is not followed.
+    let code = quietly(|| unsafe { unfetch(file, 0, page.as_mut_ptr().cast()) });
+    assert_eq!(code, sqlite::SQLITE_OK, "nobody could do anything about it");
+    assert!(take_last_error().unwrap().contains("unfetch is sprung"));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lapidary_engine::{
-    Environment, FacetName, Io, MemoryIo, PosixIo, Retention, Store, StoreOptions, Tunables,
+    Background, Environment, FacetName, FormatParams, Io, MemoryIo, PosixIo, Retention, Store,
+    StoreOptions, Tunables,
 };
 use lapidary_vfs::{Registration, VfsOptions};
 use rusqlite::{Connection, OpenFlags};
@@ -31,6 +32,18 @@ impl Fixture {
         let directory = tempfile::tempdir().unwrap();
         let io = Arc::new(PosixIo::new(&directory.path().join("store")));
         Self::with(io, StoreOptions::create(), Some(directory))
+    }
+
+    /// A store in files, of small segments, so that what was written is soon in some that the log has
+    /// left; nothing is done in the background.
+    pub(crate) fn small_segments() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let io = Arc::new(PosixIo::new(&directory.path().join("store")));
+        let format = FormatParams { segment_bytes_min: 64 << 10, segment_bytes_max: 256 << 10 };
+        let tunables = Tunables { spill_bytes: 64 << 10, ..Tunables::default() };
+        let background = Background::Manual;
+        let options = StoreOptions { format, tunables, background, ..StoreOptions::create() };
+        Self::with(io, options, Some(directory))
     }
 
     /// Both kinds of store, for tests that are to hold on each.
@@ -69,6 +82,10 @@ impl Fixture {
         let store = Store::open(environment, self.options.clone()).unwrap();
         let options = VfsOptions { scratch_memory_bytes_max: 64 << 10, ..VfsOptions::default() };
         self.registration = Some(Registration::register(&unique_name(), store, options).unwrap());
+    }
+
+    pub(crate) fn io(&self) -> &Arc<dyn Io> {
+        &self.io
     }
 
     pub(crate) fn registration(&self) -> &Arc<Registration> {

@@ -7,6 +7,7 @@ mod backup;
 mod cache;
 mod concurrency;
 mod durability;
+mod fetch;
 mod fixture;
 mod history;
 mod interrupt;

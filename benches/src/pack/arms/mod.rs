@@ -33,12 +33,19 @@ pub(crate) struct Setting {
     pub(crate) cpus: Vec<usize>,
     /// Calls each client keeps outstanding, where an arm can.
     pub(crate) in_flight: usize,
+    /// Of each database, read in place.
+    pub(crate) mmap_mib: u32,
     pub(crate) template: Option<Template>,
 }
 
 impl Setting {
     pub(crate) fn statements(&self) -> &'static Statements {
         Statements::choose(self.template.is_some())
+    }
+
+    /// SQLite's process-wide settings.
+    fn process(&self) -> ProcessSettings {
+        ProcessSettings { mmap_bytes: u64::from(self.mmap_mib) << 20, ..ProcessSettings::default() }
     }
 
     fn clients(&self) -> u32 {
@@ -100,8 +107,8 @@ pub(crate) fn open(setting: &Setting) -> Result<Box<dyn Arm>> {
 }
 
 /// Sets up SQLite for this process, the same for every arm.
-pub(crate) fn configure_process() -> Result<()> {
-    match configure_sqlite(&ProcessSettings::default()) {
+pub(crate) fn configure_process(setting: &Setting) -> Result<()> {
+    match configure_sqlite(&setting.process()) {
         ProcessSetup::Applied | ProcessSetup::AlreadyApplied => Ok(()),
         ProcessSetup::TooLate => {
             Err(Failure::new("SQLite was in use before its process-wide settings were made"))

@@ -27,7 +27,7 @@ use rustix::io::Errno;
 
 use self::ring::{Pair, Refused, Ring, WRITE_BYTES_MAX};
 use super::posix::{PosixFile, PosixIo};
-use super::{DirectoryState, FileName, Io, IoFile, WriteSyncError};
+use super::{DirectoryState, FileName, Io, IoFile, Mapping, WriteSyncError};
 use crate::types::FileNo;
 
 /// How often in a row an operation may end without having done anything.
@@ -138,6 +138,12 @@ impl IoFile for UringFile {
         write_and_sync(&self.posix, offset, bytes, |offset, bytes| {
             self.ring.write_and_sync(self.posix.as_fd(), offset, bytes)
         })
+    }
+
+    #[expect(unsafe_code, reason = "as the trait has it")]
+    unsafe fn map(&self, len: u64) -> io::Result<Option<Mapping>> {
+        // SAFETY: what the caller says of this file it says of that one.
+        unsafe { self.posix.map(len) }
     }
 }
 

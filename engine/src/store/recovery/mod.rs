@@ -173,7 +173,7 @@ fn recover(
     check_format(current.format)?;
     let files = SegmentFiles::new(Arc::clone(&environment.io), tunables.open_segments_max);
     let found = scan::scan(&environment.io, current.store)?;
-    let segments = Segments::new(files, current.format);
+    let segments = Segments::new(files, current.format, tunables.mapped_segments_max);
     // Only where the headers say that segments are can anything be read.
     found.headers().for_each(|header| segments.files.set_file(header.segment, header.file));
     let needed = [

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Figures of a part, ready to print.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sheet {
+pub struct Sheet {
     title: String,
     columns: Vec<String>,
     rows: Vec<(String, Vec<String>)>,
@@ -13,32 +13,32 @@ pub(crate) struct Sheet {
 
 /// What was aimed at, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Target {
-    pub(crate) what: String,
-    pub(crate) measured: f64,
+pub struct Target {
+    pub what: String,
+    pub measured: f64,
     /// Most that was aimed at.
-    pub(crate) at_most: f64,
-    pub(crate) is_met: bool,
+    pub at_most: f64,
+    pub is_met: bool,
 }
 
 impl Target {
-    pub(crate) fn new(what: &str, measured: f64, at_most: f64) -> Self {
-        let measured = lapidary_benches::numbers::rounded(measured, 3);
+    pub fn new(what: &str, measured: f64, at_most: f64) -> Self {
+        let measured = crate::numbers::rounded(measured, 3);
         Self { what: what.to_owned(), measured, at_most, is_met: measured <= at_most }
     }
 }
 
 impl Sheet {
-    pub(crate) fn new(title: impl Into<String>, columns: &[&str]) -> Self {
+    pub fn new(title: impl Into<String>, columns: &[&str]) -> Self {
         let columns = columns.iter().map(|&column| column.to_owned()).collect();
         Self { title: title.into(), columns, rows: Vec::new() }
     }
 
-    pub(crate) fn row(&mut self, label: &str, figures: Vec<String>) {
+    pub fn row(&mut self, label: &str, figures: Vec<String>) {
         self.rows.push((label.to_owned(), figures));
     }
 
-    pub(crate) fn render(&self, targets: &[Target]) -> String {
+    pub fn render(&self, targets: &[Target]) -> String {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
         let right = |text: &String| Cell::new(text).set_alignment(CellAlignment::Right);
