@@ -110,6 +110,17 @@ pub fn receive<A: DeserializeOwned>() -> Result<A> {
     serde_json::from_str(&line).doing(|| "understanding the assignment".to_owned())
 }
 
+/// The whole life of a child: says what `run` returns, or that it `failed`. Does not return, so that
+/// nothing is closed on the way out.
+pub fn serve<M: Serialize>(run: impl FnOnce() -> Result<M>, failed: impl FnOnce(String) -> M) -> ! {
+    let (message, code) = match run() {
+        Ok(message) => (message, 0),
+        Err(failure) => (failed(failure.to_string()), 1),
+    };
+    let said = say(&message);
+    std::process::exit(if said.is_ok() { code } else { 1 });
+}
+
 /// In a child: tells the parent.
 pub fn say(message: &impl Serialize) -> Result<()> {
     let mut line =

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tempfile::TempDir;
@@ -16,6 +17,15 @@ pub fn work_directory(parent: &Path) -> Result<TempDir> {
         .prefix("run-")
         .tempdir_in(parent)
         .doing(|| format!("creating a directory in {}", parent.display()))
+}
+
+/// How a program ends: what went wrong is said to the person at the terminal.
+#[allow(clippy::print_stderr, reason = "errors go to the person at the terminal")]
+pub fn end(program: &str, result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|failure| {
+        eprintln!("{program}: {failure}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Refuses a file of figures that could not be written: told before minutes of work, not after.

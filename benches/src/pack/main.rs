@@ -67,13 +67,7 @@ fn main() -> ExitCode {
     if arguments.serve_stage {
         stage::serve();
     }
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(failure) => {
-            complain(&failure.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    workplace::end("pack", run(&arguments))
 }
 
 #[allow(clippy::print_stdout, reason = "the figures are what this program is for")]
@@ -85,9 +79,4 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         workplace::write_json(path, &report)?;
     }
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-#[allow(clippy::print_stderr, reason = "errors go to the person at the terminal")]
-fn complain(sentence: &str) {
-    eprintln!("pack: {sentence}");
 }

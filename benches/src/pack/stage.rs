@@ -108,13 +108,7 @@ impl Faults {
 
 /// The whole life of a stage process. Does not return, so that nothing is closed on the way out.
 pub(crate) fn serve() -> ! {
-    let message = match run() {
-        Ok(message) => message,
-        Err(failure) => Message::Failed(failure.to_string()),
-    };
-    let code = i32::from(matches!(message, Message::Failed(_)));
-    let said = child::say(&message);
-    std::process::exit(if said.is_ok() { code } else { 1 });
+    child::serve(run, Message::Failed)
 }
 
 fn run() -> Result<Message> {

@@ -40,13 +40,7 @@ fn main() -> ExitCode {
     if arguments.serve_step {
         step::serve();
     }
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(failure) => {
-            complain(&failure.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    workplace::end("reads", run(&arguments))
 }
 
 #[allow(clippy::print_stdout, reason = "the figures are what this program is for")]
@@ -58,9 +52,4 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         workplace::write_json(path, &report)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[allow(clippy::print_stderr, reason = "errors go to the person at the terminal")]
-fn complain(sentence: &str) {
-    eprintln!("reads: {sentence}");
 }

@@ -52,13 +52,7 @@ fn main() -> ExitCode {
     if arguments.serve_step {
         step::serve();
     }
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(failure) => {
-            complain(&failure.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    workplace::end("store", run(&arguments))
 }
 
 #[allow(clippy::print_stdout, reason = "the figures are what this program is for")]
@@ -70,9 +64,4 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         workplace::write_json(path, &report)?;
     }
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-#[allow(clippy::print_stderr, reason = "errors go to the person at the terminal")]
-fn complain(sentence: &str) {
-    eprintln!("store: {sentence}");
 }

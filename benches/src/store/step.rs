@@ -38,15 +38,9 @@ pub(crate) enum Message {
     Failed(String),
 }
 
-/// The whole life of a step process. Does not return, so that nothing is closed on the way out.
+/// The whole life of a step process.
 pub(crate) fn serve() -> ! {
-    let message = match run() {
-        Ok(figures) => Message::Done(figures),
-        Err(failure) => Message::Failed(failure.to_string()),
-    };
-    let code = i32::from(matches!(message, Message::Failed(_)));
-    let said = child::say(&message);
-    std::process::exit(if said.is_ok() { code } else { 1 });
+    child::serve(|| run().map(Message::Done), Message::Failed)
 }
 
 fn run() -> Result<Value> {
