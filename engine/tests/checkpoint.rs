@@ -38,7 +38,7 @@ fn overwhelm(disk: &FaultyIo) -> Arc<Store> {
     let log = store.create_facet(&name("log")).unwrap();
     for chunk in 0..CHUNKS {
         for number in 0..64 {
-            store.create_facet(&name(&format!("old/{chunk:0>100}/{number:0>100}"))).unwrap();
+            store.create_facet(&name(format!("old/{chunk:0>100}/{number:0>100}"))).unwrap();
         }
         // One by one, so that the store never has room for all of them at once.
         store.checkpoint().unwrap();

@@ -7,9 +7,10 @@ mod support;
 use std::sync::Arc;
 
 use lapidary_engine::{
-    Background, Environment, Facet, FacetName, FindingKind, ForkFrom, FormatParams, MemoryIo,
-    PageNo, PageSize, Retention, Store, StoreOptions, Tunables, View,
+    Background, Environment, Facet, FindingKind, ForkFrom, FormatParams, MemoryIo, PageNo,
+    PageSize, Retention, Store, StoreOptions, Tunables, View,
 };
+use support::name;
 
 const PAGE: usize = 1024;
 
@@ -26,19 +27,8 @@ fn open(io: &MemoryIo) -> Arc<Store> {
     Store::open(Environment::with_io(Arc::new(io.clone())), options()).unwrap()
 }
 
-fn name(text: impl AsRef<str>) -> FacetName {
-    FacetName::new(text).unwrap()
-}
-
-/// A page that cannot be made smaller, a function of `seed`.
 fn page(seed: u64) -> [u8; PAGE] {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::array::from_fn(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
+    support::noise(seed)
 }
 
 fn put(facet: &Arc<Facet>, number: u32, seed: u64) {

@@ -74,7 +74,7 @@ fn the_space_asked_for_is_enough() {
     let log = store.create_facet(&name("log")).unwrap();
     for chunk in 0..30 {
         for number in 0..64 {
-            store.create_facet(&name(&format!("old/{chunk:0>100}/{number:0>100}"))).unwrap();
+            store.create_facet(&name(format!("old/{chunk:0>100}/{number:0>100}"))).unwrap();
         }
         store.checkpoint().unwrap();
     }

@@ -1,13 +1,16 @@
 //! Pages read in place: what they show, and that they stay for as long as they are held.
 
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod support;
 
 use std::sync::Arc;
 
 use lapidary_engine::{
-    Background, Environment, Error, Facet, FacetName, FileName, FormatParams, HeldPages, Io,
-    MemoryIo, PageNo, PageSize, PosixIo, Snapshot, Store, StoreOptions, Tunables, View,
+    Background, Environment, Error, Facet, FileName, FormatParams, HeldPages, Io, MemoryIo, PageNo,
+    PageSize, PosixIo, Snapshot, Store, StoreOptions, Tunables, View,
 };
+use support::name;
 use tempfile::TempDir;
 
 const PAGE: usize = 4096;
@@ -45,19 +48,8 @@ impl Disk {
     }
 }
 
-fn name(text: &str) -> FacetName {
-    FacetName::new(text).unwrap()
-}
-
-/// A page that cannot be made smaller, a function of `seed`.
 fn page(seed: u64) -> [u8; PAGE] {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::array::from_fn(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
+    support::noise(seed)
 }
 
 fn put(facet: &Arc<Facet>, number: u32, image: &[u8]) {

@@ -63,7 +63,7 @@ fn use_through_overlay(base: &Arc<dyn Io>) {
             }
         }
         for number in 0..100 {
-            write(&store, &store.create_facet(&name(&format!("new/{number}"))).unwrap(), 3);
+            write(&store, &store.create_facet(&name(format!("new/{number}"))).unwrap(), 3);
         }
         store.delete_facet(&name("b")).unwrap();
         store.flush().unwrap();

@@ -318,7 +318,18 @@ pub(crate) fn open(disk: &FaultyIo) -> Arc<Store> {
     try_open(disk).unwrap()
 }
 
-pub(crate) fn name(text: &str) -> FacetName {
+/// A page that cannot be made smaller, a function of `seed`.
+pub(crate) fn noise<const N: usize>(seed: u64) -> [u8; N] {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::array::from_fn(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    })
+}
+
+pub(crate) fn name(text: impl AsRef<str>) -> FacetName {
     FacetName::new(text).unwrap()
 }
 
