@@ -9,7 +9,7 @@
 
 mod files;
 mod forward;
-mod mapped;
+mod mmap;
 mod room;
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use files::{Damage, Make, SegmentFiles};
 pub(crate) use forward::Forwards;
-pub(crate) use mapped::{DirectoryLock, Mapped, Mappings};
+pub(crate) use mmap::{DirectoryLock, Mapped, Mappings};
 pub(crate) use room::{Purpose, usable_bytes};
 
 use crate::config::FormatParams;
@@ -50,6 +50,16 @@ struct InUse {
     finished_bytes: u32,
     /// The LSN when it was filled, from which its age counts.
     born: Lsn,
+}
+
+impl Table {
+    fn in_use_bytes(&self) -> u64 {
+        self.in_use.values().map(|entry| u64::from(entry.size)).sum()
+    }
+
+    fn ready_bytes(&self) -> u64 {
+        self.ready.values().map(|ready| u64::from(ready.size)).sum()
+    }
 }
 
 impl InUse {
@@ -305,9 +315,8 @@ impl Segments {
     /// Size that a new segment should have, within the format's bounds: little of what is in use, so
     /// that a few that are ready or half empty take little space; but not so little that the log needs
     /// a new one all the time.
-    fn size_wanted(&self, table: &Table) -> u32 {
+    fn size_wanted(&self, in_use: u64) -> u32 {
         const SHARE: u64 = 512;
-        let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
         let wanted = (in_use / SHARE).max(self.pace().bytes_per_second / SEGMENTS_PER_SECOND);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX / 2).max(1);
         wanted
@@ -339,7 +348,7 @@ impl Segments {
         let fits = |ready: &Ready| usable_bytes(ready.size) >= bytes;
         for is_second_try in [false, true] {
             let mut table = self.table();
-            let wanted = self.size_wanted(&table);
+            let wanted = self.size_wanted(table.in_use_bytes());
             let fitting = || table.ready.iter().filter(|(_, ready)| fits(ready));
             let large = fitting().filter(|(_, ready)| ready.size >= wanted);
             let found = large.min_by_key(|(_, ready)| ready.size);
@@ -383,9 +392,8 @@ impl Segments {
     ) -> Taken {
         table.ready.remove(&file);
         self.room.publish(&table.ready);
-        let left = table.ready.values().map(|ready| u64::from(ready.size)).sum();
         let mut pace = self.pace();
-        pace.low[0] = pace.low[0].min(left);
+        pace.low[0] = pace.low[0].min(table.ready_bytes());
         if kind == SegmentKind::Log {
             pace.taken += 1;
             pace.taken_bytes += u64::from(ready.size);
@@ -443,7 +451,7 @@ impl Segments {
                 return Ok(());
             }
             table.last_file = FileNo(table.last_file.0 + 1);
-            (table.last_file, self.size_wanted(&table))
+            (table.last_file, self.size_wanted(table.in_use_bytes()))
         };
         let size_of = |wanted: u32| {
             room::size_for(bytes, wanted).ok_or_else(|| {
@@ -497,7 +505,8 @@ impl Segments {
             let reserve = usize::try_from(reserve).unwrap_or(usize::MAX);
             let bytes = match purpose {
                 Purpose::Commit => {
-                    let wanted = usize::try_from(self.size_wanted(&self.table())).unwrap_or(0);
+                    let wanted =
+                        usize::try_from(self.size_wanted(self.table().in_use_bytes())).unwrap_or(0);
                     buffered_bytes.max(reserve.min(wanted / 2))
                 }
                 Purpose::Delete | Purpose::Checkpoint => buffered_bytes,
@@ -530,7 +539,7 @@ impl Segments {
     pub(crate) fn fill_ahead(&self, now_ns: u64) -> Result<bool> {
         let is_busy = self.pace().is_busy(now_ns);
         let is_done = |table: &Table| {
-            let wanted = self.size_wanted(table);
+            let wanted = self.size_wanted(table.in_use_bytes());
             self.is_ahead(&table.ready, wanted, is_busy, self.room.reserve_bytes())
         };
         if is_done(&self.table()) {
@@ -705,9 +714,9 @@ impl Segments {
         let is_busy = self.pace().is_busy(now_ns);
         let file = {
             let mut table = self.table();
-            let in_use: u64 = table.in_use.values().map(|entry| u64::from(entry.size)).sum();
-            let wanted = self.size_wanted(&table);
-            let ready: u64 = table.ready.values().map(|ready| u64::from(ready.size)).sum();
+            let in_use = table.in_use_bytes();
+            let wanted = self.size_wanted(in_use);
+            let ready = table.ready_bytes();
             let back = self.room.reserve_bytes();
             let (low, back_max) = self.pace().lately(now_ns, ready, back);
             let keep = ready_bytes_kept(wanted, in_use);
@@ -745,7 +754,7 @@ impl Segments {
         let mut totals = Totals {
             segments: count(table.in_use.len() + table.ready.len()),
             ready: count(table.ready.len()),
-            ready_bytes: table.ready.values().map(|ready| u64::from(ready.size)).sum(),
+            ready_bytes: table.ready_bytes(),
             ..Totals::default()
         };
         totals.allocated_bytes = totals.ready_bytes;
@@ -759,7 +768,7 @@ impl Segments {
         }
         let in_use = totals.allocated_bytes - totals.ready_bytes;
         totals.kept_bytes =
-            ready_bytes_kept(self.size_wanted(&table), in_use) + in_use / READY_SHARE;
+            ready_bytes_kept(self.size_wanted(in_use), in_use) + in_use / READY_SHARE;
         totals
     }
 }

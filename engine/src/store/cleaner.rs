@@ -216,8 +216,9 @@ impl Shared {
     pub(super) fn is_emptied(&self, is_all: bool) -> bool {
         const SHARE: u64 = 128;
         let emptied = self.cleaning().emptied_bytes;
-        let allocated = self.core.segments.totals(None, Lsn(0)).allocated_bytes;
-        emptied > 0 && (is_all || emptied >= allocated / SHARE)
+        let is_share =
+            || emptied >= self.core.segments.totals(None, Lsn(0)).allocated_bytes / SHARE;
+        emptied > 0 && (is_all || is_share())
     }
 
     /// A checkpoint has made ready what was emptied.

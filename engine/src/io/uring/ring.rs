@@ -170,10 +170,10 @@ impl<'a> Flight<'a> {
             .user_data(WRITE);
         let sync =
             opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(SYNC);
-        // SAFETY: What the entries point to, `bytes` and `file`, is valid until the kernel is done
-        // with them (rule 1): the flight made below borrows both for `'a`, and cannot end before
-        // `land` has seen to it. From here to there nothing can panic, and nobody enters the ring.
-        // No one forgets a flight: it does not leave this module.
+        // The flight made below borrows `bytes` and `file` for `'a`, and cannot end before `land` has
+        // seen to it. From here to there nothing can panic, and nobody enters the ring. No one forgets
+        // a flight: it does not leave this module.
+        // SAFETY: so what the entries point to is valid until the kernel is done with it (rule 1).
         let pushed = unsafe { ring.submission().push_multiple(&[write, sync]) };
         match pushed {
             Ok(()) => Ok(Self {
