@@ -2,6 +2,7 @@
 //! reference model.
 
 mod forks;
+mod groups;
 mod history;
 mod names;
 mod quotas;
@@ -152,7 +153,7 @@ impl Driver {
     /// # Errors
     /// What is not as the model has it.
     pub fn step(&mut self) -> Result<Progress, Failure> {
-        let progress = match self.chance.below(140) {
+        let progress = match self.chance.below(146) {
             0..35 => self.commit(false),
             35..39 => self.commit(true),
             39..49 => self.create(),
@@ -173,6 +174,7 @@ impl Driver {
             124..128 => self.set_quota(),
             128..132 => self.set_retention(),
             132..138 => self.clean(),
+            138..144 => self.commit_group(),
             _ => self.verify(),
         };
         // What was acknowledged stays acknowledged, whatever the operation came to.

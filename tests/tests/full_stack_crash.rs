@@ -1,6 +1,6 @@
 //! Real SQLite through the VFS on the simulated disk: power is lost at operations sampled over the
 //! whole run, the store is recovered, and the rows are compared with a model. Transactions on
-//! several facets form one history; what comes back must be a first part of it that includes
+//! several facets, now and then one over two of them, form one history; what comes back must be a first part of it that includes
 //! everything acknowledged. `PRAGMA integrity_check` says ok in every facet.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "it is a test")]
 
@@ -142,6 +142,66 @@ fn transact(open: &mut Open, chance: &mut Chance) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
+/// One transaction over two facets, which a connection of its own attaches to each other.
+fn transact_together(
+    stack: &Stack,
+    history: &mut History,
+    state: &mut State,
+    facets: [&'static str; 2],
+    chance: &mut Chance,
+) -> rusqlite::Result<()> {
+    if stack.gate.is_some() {
+        // What is attached has no gate, and so would not see what is not durable.
+        let _ = stack.store().flush();
+    }
+    let connection = prepare(stack, facets[0], chance)?;
+    let journal = chance.pick(&["DELETE", "TRUNCATE", "PERSIST", "MEMORY"]);
+    connection.execute_batch(&format!(
+        "ATTACH 'file:{}?vfs={}' AS other; PRAGMA other.journal_mode={journal}; BEGIN IMMEDIATE",
+        facets[1],
+        stack.registration.name()
+    ))?;
+    let mut after = state.clone();
+    for (schema, facet) in ["main", "other"].into_iter().zip(facets) {
+        let mut rows = state.get(facet).map(|rows| (**rows).clone()).unwrap_or_default();
+        connection.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.t(k INTEGER PRIMARY KEY, v BLOB NOT NULL, s TEXT);
+             CREATE INDEX IF NOT EXISTS {schema}.t_s ON t(s);"
+        ))?;
+        for _ in 0..chance.between(1, 4) {
+            let (key, byte) = (i64::from(chance.below(60)), chance.below(255) as u8 + 1);
+            let length = i64::from(chance.pick(&[10, 200, 1000, 7000]));
+            connection
+                .prepare(&format!("INSERT OR REPLACE INTO {schema}.t VALUES (?1, ?2, hex(?2))"))?
+                .execute((key, vec![byte; length as usize]))?;
+            rows.insert(key, (length, byte));
+        }
+        let gone = i64::from(chance.below(60));
+        connection.execute(&format!("DELETE FROM {schema}.t WHERE k >= ?1"), [gone])?;
+        rows.retain(|key, _| *key < gone);
+        after.insert(facet, Arc::new(rows));
+    }
+    if chance.one_in(6) {
+        return connection.execute_batch("ROLLBACK");
+    }
+    if let Err(error) = connection.execute_batch("COMMIT") {
+        history.states.push((after, Lsn(u64::MAX)));
+        return Err(error);
+    }
+    *state = after;
+    note_done(stack, history, state);
+    Ok(())
+}
+
+/// The last transaction led to `state`.
+fn note_done(stack: &Stack, history: &mut History, state: &State) {
+    let covering = stack.store().current_ticket().lsn();
+    history.states.push((state.clone(), covering));
+    if stack.gate.is_none() {
+        history.acknowledged = history.acknowledged.max(covering);
+    }
+}
+
 /// Runs transactions until the end or until the disk loses its power.
 fn run(stack: &Stack, history: &mut History, disk: &SimDisk, chance: &mut Chance, steps: u32) {
     let mut state = history.states[history.states.len() - 1].0.clone();
@@ -174,6 +234,13 @@ fn step(
     if chance.one_in(10) {
         opens.retain(|open| open.facet != facet);
     }
+    if chance.one_in(4) {
+        let other = chance.pick(&FACETS);
+        if other != facet {
+            opens.retain(|open| ![facet, other].contains(&open.facet));
+            return transact_together(stack, history, state, [facet, other], chance);
+        }
+    }
     let index = match opens.iter().position(|open| open.facet == facet) {
         Some(index) => index,
         None => {
@@ -186,11 +253,7 @@ fn step(
     let open = &mut opens[index];
     if transact(open, chance)? {
         state.insert(facet, Arc::new(open.rows.clone()));
-        let covering = stack.store().current_ticket().lsn();
-        history.states.push((state.clone(), covering));
-        if stack.gate.is_none() {
-            history.acknowledged = history.acknowledged.max(covering);
-        }
+        note_done(stack, history, state);
     }
     if chance.one_in(5) {
         // What a connection shows of its own work does not wait for the disk.

@@ -111,10 +111,19 @@ pub(crate) trait File: Send {
         false
     }
 
-    /// `SQLITE_FCNTL_SYNC`: the file is about to be synced in a commit. `super_journal` is the
-    /// super-journal of a transaction over several files.
-    fn before_sync(&mut self, super_journal: Option<&str>) -> Result<(), Failure> {
-        let _ = super_journal;
+    /// `SQLITE_FCNTL_PDB`: the connection that opens it, as the address of the `sqlite3`.
+    fn opened_by(&mut self, connection: usize) {
+        let _ = connection;
+    }
+
+    /// `SQLITE_FCNTL_SYNC`: the file is about to be synced in a commit of `connection`.
+    /// `super_journal` is the super-journal of a transaction over several files.
+    fn before_sync(
+        &mut self,
+        connection: Option<usize>,
+        super_journal: Option<&str>,
+    ) -> Result<(), Failure> {
+        let _ = (connection, super_journal);
         Ok(())
     }
 
@@ -229,7 +238,8 @@ pub(crate) trait FileSystem: Send + Sync + 'static {
         request: &OpenRequest<'_>,
     ) -> Result<Opened<Self::Database, Self::Scratch>, Failure>;
 
-    fn delete(&self, name: &str) -> Result<(), Failure>;
+    /// `sync_directory`: it must be gone for good.
+    fn delete(&self, name: &str, sync_directory: bool) -> Result<(), Failure>;
 
     fn exists(&self, name: &str) -> bool;
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use lapidary_engine::{Bookmark, Error, ErrorKind, Facet, FacetName, Store};
 use rusqlite::ffi as sqlite;
 
-use crate::database::{DatabaseFile, Durability, NO_WRITE_AHEAD_LOG};
+use crate::database::{DatabaseFile, Durability, Groups, NO_WRITE_AHEAD_LOG};
 use crate::error::{Failure, Operation};
 use crate::file::{Access, FileKind, FileSystem, OpenRequest, Opened};
 use crate::gate::{GATE_PARAMETER, GateState};
 use crate::names;
-use crate::scratch::{SEVERAL_FILES, ScratchFile, ScratchSpace};
+use crate::scratch::{ScratchFile, ScratchSpace, Watch};
 
 /// URI parameter that names the version to be read.
 const AT_PARAMETER: &str = "at";
@@ -24,12 +24,14 @@ const OWN_PREFIX: &str = "lapidary";
 pub(crate) struct FacetFileSystem {
     store: Arc<Store>,
     scratch: ScratchSpace,
+    groups: Arc<Groups>,
     gates: Mutex<HashMap<String, Weak<GateState>>>,
 }
 
 impl FacetFileSystem {
     pub(crate) fn new(store: Arc<Store>, scratch: ScratchSpace) -> Self {
-        Self { store, scratch, gates: Mutex::default() }
+        let groups = Groups::new(Arc::clone(&store));
+        Self { store, scratch, groups, gates: Mutex::default() }
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
@@ -67,7 +69,8 @@ impl FacetFileSystem {
         }
         let facet = open_facet(&self.store, &name, request.access, &durability)?;
         let read_only = !request.access.write;
-        Ok(DatabaseFile::new(Arc::clone(&self.store), facet, durability, read_only))
+        let (store, groups) = (Arc::clone(&self.store), Arc::clone(&self.groups));
+        Ok(DatabaseFile::new(store, groups, facet, durability, read_only))
     }
 
     /// Opens the version of a facet that the bookmark `at` names, for reading. Never creates one.
@@ -83,7 +86,8 @@ impl FacetFileSystem {
             return Err(no_version(format!("{bookmark} is of another facet")));
         }
         let version = facet.snapshot_at(&bookmark).map_err(engine)?;
-        Ok(DatabaseFile::at_version(Arc::clone(&self.store), facet, version))
+        let (store, groups) = (Arc::clone(&self.store), Arc::clone(&self.groups));
+        Ok(DatabaseFile::at_version(store, groups, facet, version))
     }
 }
 
@@ -198,15 +202,15 @@ impl FileSystem for FacetFileSystem {
         &self,
         request: &OpenRequest<'_>,
     ) -> Result<Opened<DatabaseFile, ScratchFile>, Failure> {
+        let scratch = |watch| Ok(Opened::Scratch(ScratchFile::new(self.scratch.clone(), watch)));
         match request.kind {
             FileKind::MainDatabase => self.open_database(request).map(Opened::Database),
-            FileKind::MainJournal => {
-                Ok(Opened::Scratch(ScratchFile::new(self.scratch.clone(), true)))
+            FileKind::MainJournal => scratch(Watch::SuperJournalName),
+            FileKind::Temporary => scratch(Watch::Nothing),
+            FileKind::SuperJournal => {
+                self.groups.open_super_journal(request.name.unwrap_or_default());
+                scratch(Watch::Names(Arc::clone(&self.store)))
             }
-            FileKind::Temporary => {
-                Ok(Opened::Scratch(ScratchFile::new(self.scratch.clone(), false)))
-            }
-            FileKind::SuperJournal => Err(refused(SEVERAL_FILES.into())),
             FileKind::WriteAheadLog => {
                 let name = request.name.unwrap_or("database");
                 Err(refused(format!("{name}: {NO_WRITE_AHEAD_LOG}")))
@@ -214,7 +218,12 @@ impl FileSystem for FacetFileSystem {
         }
     }
 
-    fn delete(&self, name: &str) -> Result<(), Failure> {
+    fn delete(&self, name: &str, sync_directory: bool) -> Result<(), Failure> {
+        // The commit of a transaction over several facets deletes its super-journal for good; one
+        // that is given up does not mind if it comes back.
+        if names::is_super_journal(name) {
+            return self.groups.delete_super_journal(name, sync_directory);
+        }
         // SQLite deletes side files alone. Those are private to their handle: there is nothing to
         // delete, and what is not there counts as deleted.
         if names::is_side_file(name) {

@@ -7,6 +7,7 @@
 //! | 18 | 1 | format to write: 2 is WAL |
 //! | 19 | 1 | format to read: 2 is WAL |
 //! | 24 | 4 | change counter, big-endian |
+//! | 28 | 4 | size in pages, big-endian |
 //! | 92 | 4 | change counter for which the size at 28 is valid |
 //!
 //! Source: <https://www.sqlite.org/fileformat2.html#the_database_header>.
@@ -26,6 +27,7 @@ const PAGE_SIZE: usize = 16;
 const FORMAT_TO_WRITE: usize = 18;
 const FORMAT_TO_READ: usize = 19;
 const CHANGE_COUNTER: Range<usize> = 24..28;
+const SIZE_IN_PAGES: Range<usize> = 28..32;
 const VALID_FOR_COUNTER: Range<usize> = 92..96;
 const FORMAT_WAL: u8 = 2;
 
@@ -49,6 +51,13 @@ pub(crate) fn is_wal(header: &Header) -> bool {
 pub(crate) fn change_counter(page_one: &[u8]) -> Option<u32> {
     let bytes = page_one.get(CHANGE_COUNTER)?;
     bytes.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// The size in pages that the header tells, if that is valid.
+pub(crate) fn page_count(header: &Header) -> Option<u32> {
+    let bytes = header[SIZE_IN_PAGES].try_into().ok()?;
+    let count = u32::from_be_bytes(bytes);
+    (count > 0 && header[CHANGE_COUNTER] == header[VALID_FOR_COUNTER]).then_some(count)
 }
 
 /// Puts `counter` into `bytes`, which stand at `offset` in the file, wherever they hold a part of

@@ -38,7 +38,7 @@ pub(crate) fn is_side_file(name: &str) -> bool {
 }
 
 /// `%s-mj%06X9%02X`, as `vdbeCommit` in SQLite's `vdbeaux.c` makes them.
-fn is_super_journal(name: &str) -> bool {
+pub(crate) fn is_super_journal(name: &str) -> bool {
     let bytes = name.as_bytes();
     let Some(start) = bytes.len().checked_sub(12) else {
         return false;

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use lapidary_engine::{FacetName, Store};
 use rusqlite::ffi as sqlite;
 
 use crate::error::{Failure, Operation};
@@ -21,9 +22,13 @@ use crate::file::{File, Filled, LockLevel};
 /// `aJournalMagic` in SQLite's `pager.c`.
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
-/// What an error says about a transaction over several files.
-pub(crate) const SEVERAL_FILES: &str = "a transaction that writes several database files at once is refused: it could not be made \
-     atomic; commit to each facet in a transaction of its own";
+/// What an error says about a transaction over files of several kinds.
+pub(crate) const SEVERAL_FILES: &str = "a transaction that writes databases of several stores, or facets and files, is refused: it could \
+     not be made atomic; only facets opened through one VFS can be committed together";
+
+/// What an error says where facets are not committed together at all.
+pub(crate) const NO_SUPER_JOURNAL: &str = "a transaction that writes several databases is refused: through this VFS each facet is committed \
+     by itself";
 
 /// Where scratch files live.
 #[derive(Clone, Debug)]
@@ -45,13 +50,40 @@ enum Place {
 pub(crate) struct ScratchFile {
     place: Place,
     space: ScratchSpace,
-    is_main_journal: bool,
+    watch: Watch,
+}
+
+/// What is looked at when it is written.
+#[derive(Clone, Debug)]
+pub(crate) enum Watch {
+    Nothing,
+    /// The name of a super-journal in the rollback journal of a main database. A ROLLBACK that finds
+    /// the name of a super-journal that no longer exists takes nothing back. So it does not get
+    /// there: whether the transaction is committed is for nobody to find in a journal.
+    SuperJournalName,
+    /// The same, which is refused.
+    NoSuperJournal,
+    /// The names in a super-journal: all must be of journals of facets in this store.
+    Names(Arc<Store>),
 }
 
 impl ScratchFile {
-    /// An empty file. `is_main_journal`: it is the rollback journal of a main database.
-    pub(crate) fn new(space: ScratchSpace, is_main_journal: bool) -> Self {
-        Self { place: Place::Memory(Vec::new()), space, is_main_journal }
+    /// An empty file.
+    pub(crate) fn new(space: ScratchSpace, watch: Watch) -> Self {
+        Self { place: Place::Memory(Vec::new()), space, watch }
+    }
+
+    /// What is written in place of `bytes`.
+    fn watched<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], Failure> {
+        let refused = |words: &str| Err(Failure::of(Operation::Write, words));
+        match &self.watch {
+            // The record that names a super-journal ends in the magic, written by itself
+            // (`writeSuperJournal`). Without it the record means nothing.
+            Watch::SuperJournalName if bytes == JOURNAL_MAGIC => Ok(&[0; JOURNAL_MAGIC.len()]),
+            Watch::NoSuperJournal if bytes == JOURNAL_MAGIC => refused(NO_SUPER_JOURNAL),
+            Watch::Names(store) if !is_journal_of_facet(bytes, store) => refused(SEVERAL_FILES),
+            _ => Ok(bytes),
+        }
     }
 
     fn failure(&self, operation: Operation, error: &io::Error) -> Failure {
@@ -91,6 +123,13 @@ impl ScratchFile {
     }
 }
 
+/// Whether `bytes` are the name of a facet's rollback journal, as `vdbeCommit` writes one into a
+/// super-journal. Paths of files are absolute, and so are no names of facets.
+fn is_journal_of_facet(bytes: &[u8], store: &Store) -> bool {
+    let name = bytes.strip_suffix(b"-journal\0").and_then(|name| std::str::from_utf8(name).ok());
+    name.and_then(|name| FacetName::new(name).ok()).is_some_and(|name| store.facet_exists(&name))
+}
+
 fn to_index(offset: u64) -> io::Result<usize> {
     usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
@@ -117,12 +156,7 @@ impl File for ScratchFile {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
-        // The record that names a super-journal ends in the magic, written by itself
-        // (`writeSuperJournal`). It must not get into the journal: a ROLLBACK that finds the name
-        // of a super-journal which no longer exists takes nothing back.
-        if self.is_main_journal && bytes == JOURNAL_MAGIC {
-            return Err(Failure::of(Operation::Write, SEVERAL_FILES));
-        }
+        let bytes = self.watched(bytes)?;
         let end = offset.saturating_add(bytes.len() as u64);
         let written = self.make_room(end).and_then(|()| match &mut self.place {
             Place::Memory(memory) => {
@@ -197,7 +231,7 @@ mod tests {
     #[test]
     fn same_bytes_in_memory_and_spilled() {
         for memory_bytes_max in [0, 10, 1000, 1 << 20] {
-            let mut file = ScratchFile::new(space(memory_bytes_max), false);
+            let mut file = ScratchFile::new(space(memory_bytes_max), Watch::Nothing);
             let mut model = Vec::new();
             for step in 0_usize..50 {
                 let offset = step * 37 % 1500;
@@ -225,7 +259,7 @@ mod tests {
     #[test]
     fn reading_past_the_end_gives_zeros() {
         for memory_bytes_max in [0, 100] {
-            let mut file = ScratchFile::new(space(memory_bytes_max), false);
+            let mut file = ScratchFile::new(space(memory_bytes_max), Watch::Nothing);
             file.write(0, b"abc").unwrap();
             let mut bytes = [9; 4];
             assert_eq!(file.read(1, &mut bytes).unwrap(), Filled::Short);
@@ -239,7 +273,7 @@ mod tests {
 
     #[test]
     fn emptying_gives_the_disk_back() {
-        let mut file = ScratchFile::new(space(4), false);
+        let mut file = ScratchFile::new(space(4), Watch::Nothing);
         file.write(0, b"12345").unwrap();
         assert!(file.is_spilled());
         file.truncate(0).unwrap();
@@ -249,21 +283,47 @@ mod tests {
     #[test]
     fn a_missing_directory_is_named() {
         let directory = Some(Arc::new(PathBuf::from("/nonexistent/scratch")));
-        let mut file = ScratchFile::new(ScratchSpace { memory_bytes_max: 2, directory }, false);
+        let mut file =
+            ScratchFile::new(ScratchSpace { memory_bytes_max: 2, directory }, Watch::Nothing);
         let failure = file.write(0, b"abc").unwrap_err();
         assert_eq!(failure.code, sqlite::SQLITE_IOERR_WRITE);
         assert!(failure.message.contains("/nonexistent/scratch"), "{}", failure.message);
     }
 
     #[test]
-    fn no_super_journal_gets_into_a_main_journal() {
-        let mut journal = ScratchFile::new(space(1 << 10), true);
-        let failure = journal.write(512, &JOURNAL_MAGIC).unwrap_err();
-        assert_eq!(failure.code & 0xff, sqlite::SQLITE_IOERR);
-        assert!(failure.message.contains("several database files"));
+    fn no_name_of_a_super_journal_gets_into_a_main_journal() {
         let mut header = [0; 512];
         header[..8].copy_from_slice(&JOURNAL_MAGIC);
-        journal.write(0, &header).unwrap();
-        ScratchFile::new(space(1 << 10), false).write(512, &JOURNAL_MAGIC).unwrap();
+        let mut refusing = ScratchFile::new(space(1 << 10), Watch::NoSuperJournal);
+        let failure = refusing.write(512, &JOURNAL_MAGIC).unwrap_err();
+        assert_eq!(failure.code & 0xff, sqlite::SQLITE_IOERR);
+        assert!(failure.message.contains("by itself"));
+        refusing.write(0, &header).unwrap();
+        let written = |watch| {
+            let mut journal = ScratchFile::new(space(1 << 10), watch);
+            journal.write(0, &header).unwrap();
+            journal.write(512, &JOURNAL_MAGIC).unwrap();
+            let mut found = [1; 520];
+            assert_eq!(journal.read(0, &mut found).unwrap(), Filled::Whole);
+            assert_eq!(found[..512], header);
+            found[512..] == JOURNAL_MAGIC
+        };
+        assert!(written(Watch::Nothing));
+        assert!(!written(Watch::SuperJournalName));
+    }
+
+    #[test]
+    fn a_super_journal_has_facets_alone() {
+        let environment =
+            lapidary_engine::Environment::with_io(Arc::new(lapidary_engine::MemoryIo::new()));
+        let options = lapidary_engine::StoreOptions::create();
+        let store = Store::open(environment, options).unwrap();
+        store.create_facet(&FacetName::new("a/b").unwrap()).unwrap();
+        let mut names = ScratchFile::new(space(1 << 10), Watch::Names(store));
+        names.write(0, b"a/b-journal\0").unwrap();
+        for other in ["/a/b-journal\0", "a/b-journal", "a/c-journal\0", "a/b\0", "-journal\0"] {
+            let failure = names.write(12, other.as_bytes()).unwrap_err();
+            assert!(failure.message.contains("facets and files"), "{other}");
+        }
     }
 }

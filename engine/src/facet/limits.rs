@@ -90,6 +90,14 @@ impl Limits {
         }
         Ok(())
     }
+
+    /// Undoes a [`change`](Self::change) that was made.
+    pub(crate) fn take_back(&self, from: u64, to: u64) {
+        for quota in &self.quotas {
+            quota.add(from.saturating_sub(to));
+            quota.sub(to.saturating_sub(from));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -116,5 +124,9 @@ mod tests {
         limits.change(10, 8).unwrap();
         limits.change(8, 8).unwrap();
         limits.change(8, 9).unwrap_err();
+        // And what did not come to pass is taken back, also if that is too much.
+        limits.change(8, 2).unwrap();
+        limits.take_back(8, 2);
+        assert_eq!((inner.used_bytes(), outer.used_bytes()), (8, 8));
     }
 }

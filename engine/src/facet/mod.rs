@@ -5,6 +5,7 @@
 //! content, with every pending image replaced by the place it was written to.
 
 mod capture;
+mod commit;
 mod held;
 mod history;
 mod limits;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashSet;
 
 pub(crate) use capture::{Captured, CapturedContent, Checkpointed};
+pub(crate) use commit::Group;
 pub use held::HeldPages;
 pub(crate) use history::{CapturedHistory, Edit, HistoryPart, StoredHistory};
 pub(crate) use limits::{Limits, Quota};

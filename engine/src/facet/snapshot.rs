@@ -38,7 +38,7 @@ impl Snapshot {
         Self { pinned: Arc::new(Pinned { facet, content }) }
     }
 
-    pub(super) fn facet(&self) -> &Arc<Facet> {
+    pub(crate) fn facet(&self) -> &Arc<Facet> {
         &self.pinned.facet
     }
 

@@ -4,17 +4,17 @@ use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
+use super::commit::{self, Draft};
 use super::snapshot::read_stored;
-use super::{Facet, Snapshot};
+use super::{Content, Facet, Snapshot};
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::catalog::VersionMeta;
-use crate::format::record::{self, CommitHeader, Referred};
+use crate::format::record::{self, Referred};
 use crate::format::{StoredRef, page};
-use crate::log::{CommitEffect, Effect, PageEffect, SpillPlace};
-use crate::map::{PageMap, PageRef, differing_pages};
+use crate::log::{Effect, PageEffect, SpillPlace};
+use crate::map::{PageMap, differing_pages};
 use crate::segments::Purpose;
-use crate::types::{Lsn, PageNo, PageSize, Ticket, View};
+use crate::types::{PageNo, PageSize, Ticket, View};
 
 /// A page of the open transaction.
 #[derive(Debug)]
@@ -116,8 +116,13 @@ impl Writer {
         self.base.facet()
     }
 
-    fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &Core {
         &self.facet().core
+    }
+
+    /// Whether its facet is in the store that `core` is of.
+    pub(crate) fn is_of(&self, core: &Arc<Core>) -> bool {
+        Arc::ptr_eq(&self.facet().core, core)
     }
 
     /// The version the transaction started from; after a commit, the one committed.
@@ -295,7 +300,7 @@ impl Writer {
     }
 
     /// Writes the staged images to the log ahead of the commit and lets go of their memory.
-    fn spill(&mut self) -> Result<()> {
+    pub(super) fn spill(&mut self) -> Result<()> {
         let size = self.stage.page_size.expect("staged pages have a size");
         let core = Arc::clone(&self.facet().core);
         let mut images: Vec<(PageNo, Arc<[u8]>)> = self
@@ -375,11 +380,9 @@ impl Writer {
         Ok(())
     }
 
-    /// `old`: the version of the past that is staged, which must still be kept.
-    fn append_commit(&mut self, log_buffer: usize, old: Option<&Snapshot>) -> Result<Ticket> {
+    /// What is staged, as a commit has it.
+    pub(super) fn draft(&self) -> Result<Draft> {
         self.check_whole()?;
-        let facet = Arc::clone(self.facet());
-        let core = &facet.core;
         let mut images = Vec::with_capacity(self.stage.pages.len());
         let old_pages = self.stage.restored.iter();
         let mut referred: Vec<Referred> = old_pages
@@ -396,66 +399,34 @@ impl Writer {
         }
         images.sort_unstable_by_key(|&(page, _)| page);
         referred.sort_unstable_by_key(|referred| referred.page);
-        let size = self.stage.page_size.unwrap_or(PageSize::MIN);
-        let bytes = record::commit_bytes_max(referred.len(), images.len(), size);
-        let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
-        let wall_ms = core.environment.clock.wall_ms();
-
-        // The facet's lock is held while the record is appended, so that the order of its versions
-        // is the order of their LSNs.
-        let mut state = facet.alive()?;
-        if let Some(old) = old {
-            // A checkpoint that no longer counts what only that version has cannot come between
-            // this and the append, since it flushes first; one that did is seen here.
-            facet.check_kept(&state, &old.bookmark())?;
-        }
-        let meta = VersionMeta {
-            version: state.latest.meta.version.next(),
-            incarnation: core.incarnation,
-            lsn: Lsn(0),
-            wall_ms,
-            page_count: self.stage.page_count,
+        Ok(Draft {
+            facet: Arc::clone(self.facet()),
             page_size: self.stage.page_size,
-        };
-        state.limits.change(state.latest.meta.logical_bytes(), meta.logical_bytes())?;
-        // From here on nothing fails. If something panics all the same, the latest version is one
-        // that the log does not have.
-        let unwinding = core.log.poison_if_unwinding();
-        let latest = &mut state.latest;
-        latest.meta = meta;
-        latest.map.truncate(self.stage.pages_kept, &mut |_, _| ());
-        for page in &referred {
-            let new = page.reference.map_or(PageRef::Absent, PageRef::Stored);
-            latest.map.set(page.page.0 - 1, new);
-        }
-        for (page, image) in &images {
-            latest.map.set(page.0 - 1, PageRef::Pending(Arc::clone(image)));
-        }
-
-        let header = CommitHeader {
-            facet: facet.id,
-            meta,
-            monotonic_ns: core.monotonic_ns(),
+            page_count: self.stage.page_count,
             pages_kept: self.stage.pages_kept,
-        };
-        let ticket = core.log.append(admission, log_buffer, |lsn, out| {
-            let start = record::start_commit(lsn, &header, &referred, images.len(), out);
-            let pages = encode_pages(&facet, size, images, out);
-            record::finish(start, out);
-            let facet = Arc::clone(&facet);
-            let pages_kept = header.pages_kept;
-            Effect::Commit(CommitEffect { facet, meta, pages_kept, referred, pages })
-        });
-        state.latest_ticket = ticket;
-        let content = state.latest.clone();
-        state.pin(&content);
-        drop(state);
-        drop(unwinding);
+            images,
+            referred,
+        })
+    }
+
+    /// `old`: the version of the past that is staged, which must still be kept.
+    fn append_commit(&mut self, log_buffer: usize, old: Option<&Snapshot>) -> Result<Ticket> {
+        let (content, ticket) = commit::append(self.draft()?, log_buffer, old)?;
+        self.go_on_from(content);
+        Ok(ticket)
+    }
+
+    /// What was staged is committed, as `content`, which is pinned.
+    pub(super) fn go_on_from(&mut self, content: Content) {
         // Spilled pages stay pinned until a checkpoint has counted them.
         self.stage.pages.clear();
-        self.base = Snapshot::new(facet, content);
+        self.base = Snapshot::new(Arc::clone(self.facet()), content);
         self.stage.rewind(&self.base);
-        Ok(ticket)
+    }
+
+    /// Bytes of staged pages in memory.
+    pub(super) fn image_bytes(&self) -> usize {
+        self.stage.image_bytes
     }
 
     /// Forgets what is staged.
@@ -490,7 +461,7 @@ impl Drop for Writer {
 }
 
 /// Appends the page records of `images`.
-fn encode_pages(
+pub(super) fn encode_pages(
     facet: &Facet,
     size: PageSize,
     images: Vec<(PageNo, Arc<[u8]>)>,

@@ -80,16 +80,28 @@
 //! | 16 | 4 | number of survivors |
 //! | 20 | 4 | reserved |
 //! | 24 | … | for each: segment (4) and slot (4) where it was first written, then what was there |
+//!
+//! Kind 7, *group*: one transaction of several facets.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 16 | 4 | number of commits, at least 2 |
+//! | 20 | 4 | reserved |
+//! | 24 | … | commits, each a whole record of kind 1 with the LSN of the group |
 
+mod commit;
 mod items;
 
+pub(crate) use commit::{
+    CommitHeader, CommittedPage, GROUP_BYTES, Referred, commit_bytes_max, start_commit,
+    start_group, start_spill,
+};
 pub(crate) use items::{ItemKind, items};
 
 use super::catalog::{self, ChunkNo, VersionMeta, decode_name, name_len};
-use super::page::UnverifiedPage;
 use super::{Identity, Malformed, Reader, SLOT_BYTES, StoredRef, pad, stored_len};
 use crate::name::FacetName;
-use crate::types::{FacetId, Incarnation, Lsn, PageNo, PageSize, SegmentId, Version};
+use crate::types::{FacetId, Incarnation, Lsn, PageNo, SegmentId, Version};
 
 const COMMIT: u8 = 1;
 const SPILL: u8 = 2;
@@ -97,37 +109,16 @@ const CATALOG: u8 = 3;
 const PART: u8 = 4;
 const FORK: u8 = 5;
 const SURVIVORS: u8 = 6;
+const GROUP: u8 = 7;
 
 /// Bytes of the header of every record.
 pub(crate) const HEADER_BYTES: usize = 16;
-const COMMIT_FIXED_BYTES: usize = 72;
-const REFERRED_BYTES: usize = 24;
 const PART_FIXED_BYTES: usize = 24;
 const FORK_FIXED_BYTES: usize = 16;
 const FORK_ENTRY_BYTES: usize = 72;
 /// Bytes of a survivors record before the first survivor, and of each before what was moved.
 pub(crate) const SURVIVORS_FIXED_BYTES: usize = HEADER_BYTES + 8;
 pub(crate) const SURVIVOR_FIXED_BYTES: usize = 8;
-
-/// What a commit says besides its pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CommitHeader {
-    pub(crate) facet: FacetId,
-    /// The version it makes. Its LSN is the record's.
-    pub(crate) meta: VersionMeta,
-    pub(crate) monotonic_ns: u64,
-    pub(crate) pages_kept: u32,
-}
-
-/// A page that a commit has by reference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Referred {
-    pub(crate) page: PageNo,
-    /// `None`: as if it was never written.
-    pub(crate) reference: Option<StoredRef>,
-    /// It was spilled by this transaction; if not, it is of an older version.
-    pub(crate) is_spilled: bool,
-}
 
 /// A facet that begins with what another has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,48 +195,6 @@ pub(crate) fn finish(start: usize, out: &mut Vec<u8>) {
     out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
 }
 
-/// Starts a commit record: `inline` page records must follow, then [`finish`].
-pub(crate) fn start_commit(
-    lsn: Lsn,
-    header: &CommitHeader,
-    referred: &[Referred],
-    inline: usize,
-    out: &mut Vec<u8>,
-) -> usize {
-    let start = start(COMMIT, lsn, out);
-    let meta = &header.meta;
-    for value in [header.facet.0, meta.version.0, meta.wall_ms, header.monotonic_ns] {
-        out.extend_from_slice(&value.to_le_bytes());
-    }
-    let (referred_len, inline) = (stored_len(referred.len()), stored_len(inline));
-    for value in [meta.page_count, header.pages_kept, referred_len, inline] {
-        out.extend_from_slice(&value.to_le_bytes());
-    }
-    out.extend_from_slice(&[meta.page_size.map_or(0, PageSize::log2), 0, 0, 0]);
-    out.extend_from_slice(&meta.incarnation.0.to_le_bytes());
-    debug_assert_eq!(out.len() - start, COMMIT_FIXED_BYTES);
-    for page in referred {
-        out.extend_from_slice(&page.page.0.to_le_bytes());
-        out.extend_from_slice(&u32::from(page.is_spilled).to_le_bytes());
-        StoredRef::encode(page.reference, out);
-    }
-    start
-}
-
-/// Starts a spill record: `count` page records must follow, then [`finish`].
-pub(crate) fn start_spill(lsn: Lsn, facet: FacetId, count: usize, out: &mut Vec<u8>) -> usize {
-    let start = start(SPILL, lsn, out);
-    out.extend_from_slice(&facet.0.to_le_bytes());
-    out.extend_from_slice(&stored_len(count).to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    start
-}
-
-/// Most bytes a commit of that many pages takes.
-pub(crate) fn commit_bytes_max(referred: usize, inline: usize, size: PageSize) -> usize {
-    COMMIT_FIXED_BYTES + referred * REFERRED_BYTES + inline * super::page::record_bytes_max(size)
-}
-
 /// Appends a catalog record.
 pub(crate) fn encode_catalog(lsn: Lsn, wall_ms: u64, change: &CatalogChange, out: &mut Vec<u8>) {
     let none = "";
@@ -307,7 +256,7 @@ pub(crate) fn encode_fork(lsn: Lsn, wall_ms: u64, entries: &[ForkEntry], out: &m
 /// Bytes that a fork record of so many facets and pages takes at most.
 pub(crate) fn fork_bytes_max(facets: usize, pages: usize) -> usize {
     let entry = FORK_ENTRY_BYTES + crate::name::NAME_BYTES_MAX + SLOT_BYTES;
-    HEADER_BYTES + FORK_FIXED_BYTES + facets * entry + pages * REFERRED_BYTES
+    HEADER_BYTES + FORK_FIXED_BYTES + facets * entry + pages * commit::REFERRED_BYTES
 }
 
 /// Starts a survivors record: `count` of [`push_survivor`] must follow, then [`finish`].
@@ -450,15 +399,6 @@ fn split(bytes: &[u8]) -> Result<(Header, &[u8]), Malformed> {
     Ok((Header { kind, lsn, len }, reader.take(len - HEADER_BYTES)?))
 }
 
-/// A page of a commit as recovery sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CommittedPage {
-    /// By reference.
-    Referred(Referred),
-    /// In the commit record, `at` bytes from the start of the records that were decoded.
-    Inline { page: PageNo, at: usize, len: u32, crc: u32 },
-}
-
 /// A decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
@@ -486,7 +426,7 @@ pub(crate) fn decode_all(
     let mut decoded = Vec::new();
     let at = walk(records, first_lsn, count, |header, body, at| {
         decoded.push(match header.kind {
-            COMMIT => decode_commit(header.lsn, body, at + HEADER_BYTES)?,
+            COMMIT => commit::decode(header.lsn, body, at + HEADER_BYTES)?,
             CATALOG => {
                 let (wall_ms, change) = decode_catalog(body)?;
                 Record::Catalog { lsn: header.lsn, wall_ms, change }
@@ -501,7 +441,8 @@ pub(crate) fn decode_all(
     if at == records.len() { Ok(decoded) } else { Err(Malformed("bytes follow the last record")) }
 }
 
-/// Hands each record to `each`, with its offset; returns where the last one ends.
+/// Hands each record to `each`, with its offset, and of a group each of its commits; returns where the
+/// last one ends.
 fn walk<'a>(
     records: &'a [u8],
     first_lsn: Lsn,
@@ -514,59 +455,14 @@ fn walk<'a>(
         if header.lsn.0 != first_lsn.0 + index {
             return Err(Malformed("a record has another LSN than its place says"));
         }
-        each(&header, body, at)?;
+        if header.kind == GROUP {
+            commit::walk_group(&header, body, at, &mut each)?;
+        } else {
+            each(&header, body, at)?;
+        }
         at += header.len;
     }
     Ok(at)
-}
-
-fn decode_commit(lsn: Lsn, body: &[u8], body_at: usize) -> Result<Record, Malformed> {
-    let mut reader = Reader::new(body);
-    let facet = FacetId(reader.u64()?);
-    let version = Version(reader.u64()?);
-    let (wall_ms, monotonic_ns) = (reader.u64()?, reader.u64()?);
-    let (page_count, pages_kept) = (reader.u32()?, reader.u32()?);
-    let (referred, inline) = (reader.u32()?, reader.u32()?);
-    let page_size = PageSize::decode(&mut reader)?;
-    reader.reserved(3)?;
-    let incarnation = Incarnation(reader.u32()?);
-    let meta = VersionMeta { version, incarnation, lsn, wall_ms, page_count, page_size };
-    let header = CommitHeader { facet, meta, monotonic_ns, pages_kept };
-    let in_range = |page: PageNo| {
-        if page.0 <= page_count {
-            Ok(page)
-        } else {
-            Err(Malformed("a commit has a page beyond the facet's end"))
-        }
-    };
-    let mut pages = Vec::new();
-    for _ in 0..referred {
-        let page = in_range(reader.page_no()?)?;
-        let is_spilled = match reader.u32()? {
-            0 => false,
-            1 => true,
-            _ => return Err(Malformed("the origin of a page is unknown")),
-        };
-        let reference = StoredRef::decode(&mut reader)?;
-        if is_spilled && reference.is_none() {
-            return Err(Malformed("a spilled page has no place"));
-        }
-        pages.push(CommittedPage::Referred(Referred { page, reference, is_spilled }));
-    }
-    for _ in 0..inline {
-        let at = body_at + (body.len() - reader.remaining());
-        let page = UnverifiedPage::parse(&body[body.len() - reader.remaining()..])?;
-        if Some(page.size()) != page_size {
-            return Err(Malformed("a page has another size than its commit says"));
-        }
-        reader.take(page.len)?;
-        let (len, crc) = (stored_len(page.len), page.crc);
-        pages.push(CommittedPage::Inline { page: in_range(page.page)?, at, len, crc });
-    }
-    if reader.remaining() != 0 {
-        return Err(Malformed("bytes follow the last page of a commit"));
-    }
-    Ok(Record::Commit { header, pages })
 }
 
 fn decode_catalog(body: &[u8]) -> Result<(u64, CatalogChange), Malformed> {
@@ -627,7 +523,7 @@ fn decode_fork(body: &[u8]) -> Result<Vec<ForkEntry>, Malformed> {
 mod tests {
     use super::*;
     use crate::format::page;
-    use crate::types::SegmentId;
+    use crate::types::{PageSize, SegmentId};
     use proptest::prelude::*;
 
     #[test]
@@ -689,6 +585,25 @@ mod tests {
         assert_eq!(decode_part(&out[part_at..], part_crc), Ok((node, &b"payload"[..])));
         assert!(decode_part(&out[part_at..], part_crc ^ 1).is_err());
 
+        // A group, of which one has a page.
+        let start = start_group(Lsn(18), 2, &mut out);
+        let mut grouped = Vec::new();
+        for (facet, inline) in [(FacetId(5), 0), (FacetId(6), 1)] {
+            let meta = VersionMeta { lsn: Lsn(18), ..meta };
+            let header = CommitHeader { facet, meta, ..header };
+            let commit = start_commit(Lsn(18), &header, &[], inline, &mut out);
+            let mut pages = Vec::new();
+            if inline > 0 {
+                let at = out.len();
+                let crc = page::encode(facet, PageNo(9), size, &image, &mut Vec::new(), &mut out);
+                let len = stored_len(out.len() - at);
+                pages.push(CommittedPage::Inline { page: PageNo(9), at, len, crc });
+            }
+            finish(commit, &mut out);
+            grouped.push(Record::Commit { header, pages });
+        }
+        finish(start, &mut out);
+
         let pages = vec![
             CommittedPage::Referred(referred[0]),
             CommittedPage::Referred(referred[1]),
@@ -698,12 +613,14 @@ mod tests {
         let catalog = (9..).map(Lsn).zip(changes);
         expected.extend(catalog.map(|(lsn, change)| Record::Catalog { lsn, wall_ms: 11, change }));
         expected.extend([Record::Fork(forks), Record::Other]);
-        assert_eq!(decode_all(&out, Lsn(7), 11), Ok(expected));
+        expected.extend(grouped);
+        assert_eq!(decode_all(&out, Lsn(7), 12), Ok(expected));
 
-        let found = items(&out, Lsn(7), 11).unwrap();
+        let found = items(&out, Lsn(7), 12).unwrap();
         let kinds: Vec<_> = found.iter().map(|item| item.kind).collect();
         let page_kind = ItemKind::Page { facet: FacetId(5), page: PageNo(9) };
-        assert_eq!(kinds, [page_kind, ItemKind::Part(node)]);
+        let grouped_kind = ItemKind::Page { facet: FacetId(6), page: PageNo(9) };
+        assert_eq!(kinds, [page_kind, ItemKind::Part(node), grouped_kind]);
         let mut moved = Vec::new();
         let start = start_survivors(Lsn(0), found.len(), &mut moved);
         for item in &found {
@@ -721,15 +638,15 @@ mod tests {
             );
             assert_eq!(&moved[after.at..after.at + after.bytes.len()], before.bytes);
         }
-        assert!(decode_all(&out, Lsn(6), 11).is_err());
-        assert!(decode_all(&out, Lsn(7), 10).is_err());
-        assert!(decode_all(&out, Lsn(7), 12).is_err());
+        assert!(decode_all(&out, Lsn(6), 12).is_err());
+        assert!(decode_all(&out, Lsn(7), 11).is_err());
+        assert!(decode_all(&out, Lsn(7), 13).is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_survived(
-            kind in 0u8..8,
+            kind in 0u8..9,
             body in prop::collection::vec(any::<u8>(), 0..400),
         ) {
             let mut record = Vec::new();

@@ -59,6 +59,8 @@ pub(crate) enum PartPlace {
 pub(crate) enum Effect {
     /// A version becomes the durable one.
     Commit(CommitEffect),
+    /// One transaction of several facets.
+    Group(Vec<CommitEffect>),
     /// Spilled pages have their places, and are pinned.
     Spill { pages: Vec<PageEffect>, place: SpillPlace },
     /// Facets are gone.

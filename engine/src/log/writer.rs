@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::Log;
-use super::buffer::{Buffer, Effect, Entry, PartPlace, Placement};
+use super::buffer::{Buffer, CommitEffect, Effect, Entry, PartPlace, Placement};
 use crate::error::Result;
 use crate::format::batch::{self, BatchHeader};
 use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
@@ -201,7 +201,11 @@ impl LogWriter {
         let (mut bytes, mut commits) = (0, 0);
         for (_, entry) in queue.drain(..count) {
             let place = Placement { segment, record_at, start: entry.start };
-            commits += u64::from(matches!(entry.effect, Effect::Commit(_)));
+            commits += match &entry.effect {
+                Effect::Commit(_) => 1,
+                Effect::Group(commits) => commits.len() as u64,
+                _ => 0,
+            };
             publish(entry.effect, entry.lsn, place, segments);
             record_at += entry.len as u64;
             bytes += entry.len;
@@ -290,9 +294,9 @@ impl LogWriter {
 
 fn publish(effect: Effect, lsn: Lsn, place: Placement, segments: &Segments) {
     match effect {
-        Effect::Commit(commit) => {
-            let pages = commit.pages.iter().map(|page| (page, place.of_page(page)));
-            commit.facet.publish_commit(&commit, lsn, pages);
+        Effect::Commit(commit) => publish_commit(&commit, lsn, place),
+        Effect::Group(commits) => {
+            commits.iter().for_each(|commit| publish_commit(commit, lsn, place));
         }
         Effect::Spill { pages, place: cell } => {
             let placed: Vec<_> =
@@ -328,4 +332,9 @@ fn publish(effect: Effect, lsn: Lsn, place: Placement, segments: &Segments) {
             }
         }
     }
+}
+
+fn publish_commit(commit: &CommitEffect, lsn: Lsn, place: Placement) {
+    let pages = commit.pages.iter().map(|page| (page, place.of_page(page)));
+    commit.facet.publish_commit(commit, lsn, pages);
 }

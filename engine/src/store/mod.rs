@@ -5,6 +5,7 @@ mod catalog;
 mod checkpoint;
 mod cleaner;
 mod fork;
+mod group;
 mod holders;
 mod limits;
 mod recovery;

@@ -170,7 +170,7 @@ impl Driver {
         let progress = self.changed(&called, |done| {
             let incarnation = done.and_then(|_| facet.snapshot(View::Latest).ok());
             let incarnation = incarnation.map(|snapshot| snapshot.bookmark().incarnation);
-            Change::Commit(name.clone(), Arc::clone(&version.content), incarnation)
+            Change::Commit(vec![(name.clone(), Arc::clone(&version.content), incarnation)])
         });
         let Called::Done(restored) = called else { return Ok((progress, None)) };
         if restored.undo != base.bookmark() {

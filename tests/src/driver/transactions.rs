@@ -52,7 +52,7 @@ impl Driver {
         let called = self.called(result)?;
         let incarnation = writer.base().bookmark().incarnation;
         Ok(self.changed(&called, |done| {
-            Change::Commit(name.clone(), Arc::new(content), done.map(|_| incarnation))
+            Change::Commit(vec![(name.clone(), Arc::new(content), done.map(|_| incarnation))])
         }))
     }
 
@@ -136,7 +136,7 @@ impl Driver {
         let content = Arc::new(content);
         let incarnation = writer.base().bookmark().incarnation;
         let progress = self.changed(&called, |done| {
-            Change::Commit(name.clone(), Arc::clone(&content), done.map(|_| incarnation))
+            Change::Commit(vec![(name.clone(), Arc::clone(&content), done.map(|_| incarnation))])
         });
         match called {
             Called::Stopped => return Ok(progress),
@@ -173,7 +173,7 @@ impl Driver {
     }
 
     /// Stages random changes and applies them to `content`.
-    fn stage(
+    pub(super) fn stage(
         &mut self,
         writer: &mut Writer,
         content: &mut Content,

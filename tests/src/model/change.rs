@@ -29,8 +29,9 @@ pub enum Change {
     Delete(FacetName),
     /// A facet and everything below it was renamed.
     Rename(FacetName, FacetName),
-    /// A version was committed, in this opening of the store if that is known.
-    Commit(FacetName, Arc<Content>, Option<Incarnation>),
+    /// Versions were committed as one transaction, each of another facet, in this opening of the
+    /// store if that is known.
+    Commit(Vec<(FacetName, Arc<Content>, Option<Incarnation>)>),
     /// Facets were forked, all at once.
     Fork(Vec<Forked>),
     /// A quota was set or lifted.
@@ -104,14 +105,17 @@ impl Change {
                 }
                 picture.settings.rename(from, to);
             }
-            Self::Commit(name, content, incarnation) => {
-                let facet = picture.facets.get_mut(name).expect("the model commits to what exists");
-                facet.commit(VersionState {
-                    version: facet.version.next(),
-                    incarnation: *incarnation,
-                    content: Arc::clone(content),
-                    number,
-                });
+            Self::Commit(commits) => {
+                for (name, content, incarnation) in commits {
+                    let facet =
+                        picture.facets.get_mut(name).expect("the model commits to what exists");
+                    facet.commit(VersionState {
+                        version: facet.version.next(),
+                        incarnation: *incarnation,
+                        content: Arc::clone(content),
+                        number,
+                    });
+                }
             }
             Self::Quota(name, bytes) => {
                 picture.settings.named.insert(name.clone());
@@ -140,8 +144,12 @@ impl Change {
             Self::Create(name, _) => format!("create {name}"),
             Self::Delete(name) => format!("delete {name}"),
             Self::Rename(from, to) => format!("rename {from} to {to}"),
-            Self::Commit(name, content, _) => {
-                format!("commit {} pages to {name}", content.page_count())
+            Self::Commit(commits) => {
+                let summary = |(name, content, _): &(FacetName, Arc<Content>, _)| {
+                    format!("{} pages to {name}", content.page_count())
+                };
+                let commits: Vec<String> = commits.iter().map(summary).collect();
+                format!("commit {}", commits.join(", "))
             }
             Self::Fork(forked) => {
                 let names: Vec<&str> = forked.iter().map(|forked| forked.name.as_str()).collect();

@@ -65,13 +65,13 @@ use sqlite_vfs::{OpenAccess, OpenKind, OpenOptions, RegisterError, Vfs};
 
 pub use self::file::StoreFile;
 use self::link::Links;
-use crate::database::{DatabaseFile, Durability, NO_WRITE_AHEAD_LOG};
+use crate::database::{DatabaseFile, Durability, Groups, NO_WRITE_AHEAD_LOG};
 use crate::error::{Failure, Operation, VfsError, keep_last_error};
 use crate::file::Access;
 use crate::file_system::open_facet;
 use crate::names;
 use crate::registration::{VfsOptions, check_name};
-use crate::scratch::{SEVERAL_FILES, ScratchFile, ScratchSpace};
+use crate::scratch::{NO_SUPER_JOURNAL, ScratchFile, ScratchSpace, Watch};
 
 /// Start of the names that temporary files get, in place of none.
 const TEMPORARY_PREFIX: &str = "lapidary-temporary-";
@@ -80,6 +80,7 @@ const TEMPORARY_PREFIX: &str = "lapidary-temporary-";
 #[derive(Debug)]
 pub struct StoreVfs {
     store: Arc<Store>,
+    groups: Arc<Groups>,
     scratch: ScratchSpace,
     links: Links,
     temporary_files: AtomicU64,
@@ -111,6 +112,7 @@ impl StoreVfs {
     #[must_use]
     pub fn new(store: Arc<Store>, options: VfsOptions) -> Self {
         Self {
+            groups: Groups::new(Arc::clone(&store)),
             store,
             scratch: ScratchSpace {
                 memory_bytes_max: options.scratch_memory_bytes_max,
@@ -131,7 +133,7 @@ impl StoreVfs {
         match kind {
             OpenKind::MainDb => self.open_database(name, access),
             OpenKind::MainJournal => {
-                let scratch = ScratchFile::new(self.scratch.clone(), true);
+                let scratch = ScratchFile::new(self.scratch.clone(), Watch::NoSuperJournal);
                 let database = name.strip_suffix("-journal").unwrap_or(name);
                 Ok(StoreFile::journal(scratch, self.links.find(database)))
             }
@@ -139,9 +141,9 @@ impl StoreVfs {
             | OpenKind::TempJournal
             | OpenKind::TransientDb
             | OpenKind::SubJournal => {
-                Ok(StoreFile::temporary(ScratchFile::new(self.scratch.clone(), false)))
+                Ok(StoreFile::temporary(ScratchFile::new(self.scratch.clone(), Watch::Nothing)))
             }
-            OpenKind::SuperJournal => Err(Failure::of(Operation::Open, SEVERAL_FILES)),
+            OpenKind::SuperJournal => Err(Failure::of(Operation::Open, NO_SUPER_JOURNAL)),
             OpenKind::Wal => {
                 Err(Failure::of(Operation::Open, format!("{name}: {NO_WRITE_AHEAD_LOG}")))
             }
@@ -156,8 +158,8 @@ impl StoreVfs {
             exclusive: access == OpenAccess::CreateNew,
         };
         let facet = open_facet(&self.store, &facet_name, access, &Durability::Sync)?;
-        let store = Arc::clone(&self.store);
-        let file = DatabaseFile::new(store, facet, Durability::Sync, !access.write);
+        let (store, groups) = (Arc::clone(&self.store), Arc::clone(&self.groups));
+        let file = DatabaseFile::new(store, groups, facet, Durability::Sync, !access.write);
         Ok(StoreFile::database(file, self.links.of(name)))
     }
 }

@@ -74,7 +74,7 @@ fn what_was_not_synced_is_not_committed() {
 fn names_and_kinds() {
     let vfs = vfs();
     for (kind, words) in
-        [(OpenKind::SuperJournal, "several database files"), (OpenKind::Wal, "WAL mode is refused")]
+        [(OpenKind::SuperJournal, "several databases"), (OpenKind::Wal, "WAL mode is refused")]
     {
         let failure = vfs.open_kind("a-x", kind, OpenAccess::Create).unwrap_err();
         assert!(failure.message.contains(words), "{}", failure.message);

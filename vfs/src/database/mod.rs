@@ -6,6 +6,7 @@
 //! | lock `RESERVED` (or straight to `EXCLUSIVE`) | takes the facet's one writer, at the snapshot |
 //! | lock `EXCLUSIVE` | nothing more: readers have their own snapshots |
 //! | write, truncate | staged in the writer |
+//! | `SYNC` (end of phase one) | if the connection has other databases: the transaction waits with theirs |
 //! | `COMMIT_PHASETWO` | commits what is staged; the handle goes on at its own new version |
 //! | open with `at=` | pins one version for the life of the handle; no lock is ever asked for |
 //! | unlock | gives up what is staged, then the writer, then the snapshot |
@@ -19,6 +20,7 @@
 //! 3.54's `pager.c`. Tests: `tests/vfs/transactions.rs` (what is committed and what is not),
 //! `tests/vfs/durability.rs` (when), `tests/vfs/concurrency.rs` (who sees it).
 
+mod group;
 mod pages;
 mod stamp;
 mod transaction;
@@ -31,7 +33,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lapidary_engine::{Facet, HeldPages, Snapshot, Store, Ticket, View};
 use rusqlite::ffi as sqlite;
 
-use self::transaction::{CommitError, Transaction};
+pub(crate) use self::group::Groups;
+use self::group::{Family, Member, Outcome};
+use self::transaction::{Committed, Transaction};
 use self::visible::VisibleHeader;
 use crate::error::{Failure, Operation};
 use crate::file::{File, Filled, LockLevel, PragmaAnswer};
@@ -65,6 +69,8 @@ enum Hold {
     Nothing,
     Shared(Snapshot),
     Writing(Box<Transaction>),
+    /// Through phase one: the transaction is with the connection's other ones.
+    Prepared(LockLevel),
 }
 
 /// An open main database.
@@ -75,6 +81,9 @@ pub(crate) struct DatabaseFile {
     durability: Durability,
     read_only: bool,
     hold: Hold,
+    groups: Arc<Groups>,
+    /// Of the connection that opened the file, or was the last to end a phase one.
+    family: Option<Arc<Family>>,
     visible: VisibleHeader,
     /// The version of the past that is read, if it is not the newest.
     fixed: Option<Snapshot>,
@@ -91,11 +100,14 @@ pub(crate) struct DatabaseFile {
 impl DatabaseFile {
     pub(crate) fn new(
         store: Arc<Store>,
+        groups: Arc<Groups>,
         facet: Arc<Facet>,
         durability: Durability,
         read_only: bool,
     ) -> Self {
         Self {
+            groups,
+            family: None,
             held: facet.held_pages(),
             mmap_limit: 0,
             store,
@@ -111,9 +123,15 @@ impl DatabaseFile {
     }
 
     /// A handle that reads `version` of the facet, and nothing else.
-    pub(crate) fn at_version(store: Arc<Store>, facet: Arc<Facet>, version: Snapshot) -> Self {
-        let this = Self::new(store, facet, Durability::Sync, true);
-        Self { fixed: Some(version), ..this }
+    pub(crate) fn at_version(
+        store: Arc<Store>,
+        groups: Arc<Groups>,
+        facet: Arc<Facet>,
+        version: Snapshot,
+    ) -> Self {
+        let mut this = Self::new(store, groups, facet, Durability::Sync, true);
+        this.fixed = Some(version);
+        this
     }
 
     /// Whether anything is staged.
@@ -179,15 +197,45 @@ impl DatabaseFile {
         }
     }
 
-    fn commit_failure(&self, error: &CommitError) -> Failure {
-        match error {
-            CommitError::Engine(error) => Failure::from_engine(Operation::Commit, error),
-            CommitError::WriteAheadLog => self.write_ahead_log_refused(Operation::Commit),
+    /// Gives the transaction to the family, to be committed with the others there.
+    fn prepare(&mut self, family: &Family) {
+        match std::mem::replace(&mut self.hold, Hold::Nothing) {
+            Hold::Writing(transaction) => {
+                self.hold = Hold::Prepared(transaction.level());
+                family.add(Member {
+                    facet: Arc::clone(&self.facet),
+                    durability: self.durability.clone(),
+                    transaction,
+                    outcome: None,
+                });
+            }
+            other => self.hold = other,
         }
     }
 
-    fn write_ahead_log_refused(&self, operation: Operation) -> Failure {
-        Failure::of(operation, format!("facet {}: {NO_WRITE_AHEAD_LOG}", self.facet.name()))
+    /// Takes the transaction back from the family, if it is there, with what has become of it.
+    fn resume(&mut self) {
+        let Hold::Prepared(_) = self.hold else { return };
+        let family = self.family.as_ref().expect("who is prepared has a family");
+        let member = family.take(self.facet.id()).expect("who is prepared is in the family");
+        let mut transaction = member.transaction;
+        match member.outcome {
+            None | Some(Outcome::Unchanged) => {}
+            Some(Outcome::Committed(committed)) => self.committed(&mut transaction, &committed),
+            Some(Outcome::Broken(committed, reason)) => {
+                self.committed(&mut transaction, &committed);
+                self.broken = Some(reason);
+            }
+            Some(Outcome::Failed) => {
+                self.visible.stamp.discarded(transaction.stamp_before());
+            }
+        }
+        self.hold = Hold::Writing(transaction);
+    }
+
+    fn committed(&mut self, transaction: &mut Transaction, committed: &Committed) {
+        self.visible.committed(committed.from, committed.to, committed.header.as_ref());
+        transaction.set_stamp_before(self.visible.stamp);
     }
 
     /// Waits, or leaves waiting to the gate.
@@ -209,11 +257,16 @@ impl DatabaseFile {
 }
 
 impl File for DatabaseFile {
+    fn opened_by(&mut self, connection: usize) {
+        self.family = Some(self.groups.family(connection));
+    }
+
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<Filled, Failure> {
+        self.resume();
         self.check_usable(Operation::Read)?;
         let filled = match &self.hold {
             // SQLite reads the header before it has ever locked the file, for the page size.
-            Hold::Nothing => {
+            Hold::Nothing | Hold::Prepared(_) => {
                 let snapshot = self.snapshot(Operation::Read)?;
                 self.visible.read(&snapshot, offset, into)
             }
@@ -234,12 +287,13 @@ impl File for DatabaseFile {
         // No commit of this crate lets such a page in, but the engine takes any. SQLite would refuse
         // it too, without a word.
         if offset == 0 && !self.is_dirty() && into.first_chunk().is_some_and(header::is_wal) {
-            return Err(self.write_ahead_log_refused(Operation::Open));
+            return Err(write_ahead_log_refused(&self.facet, Operation::Open));
         }
         Ok(filled)
     }
 
     fn fetch(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>, Failure> {
+        self.resume();
         self.check_usable(Operation::Read)?;
         if offset.saturating_add(length as u64) > self.mmap_limit {
             return Ok(None);
@@ -250,7 +304,7 @@ impl File for DatabaseFile {
                 pages::fetch(snapshot, held, offset, length)
             }
             (Hold::Writing(transaction), _) => transaction.fetch(held, offset, length),
-            (Hold::Nothing, None) => None,
+            (Hold::Nothing | Hold::Prepared(_), _) => None,
         })
     }
 
@@ -264,6 +318,7 @@ impl File for DatabaseFile {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.resume();
         self.check_usable(Operation::Write)?;
         self.transaction(Operation::Write)?
             .write(offset, bytes)
@@ -273,6 +328,7 @@ impl File for DatabaseFile {
     }
 
     fn truncate(&mut self, size_bytes: u64) -> Result<(), Failure> {
+        self.resume();
         self.check_usable(Operation::Truncate)?;
         self.transaction(Operation::Truncate)?
             .truncate(size_bytes)
@@ -280,15 +336,19 @@ impl File for DatabaseFile {
     }
 
     fn size_bytes(&mut self) -> Result<u64, Failure> {
+        self.resume();
         self.check_usable(Operation::Size)?;
         Ok(match &self.hold {
-            Hold::Nothing => pages::size_bytes(&self.snapshot(Operation::Size)?),
+            Hold::Nothing | Hold::Prepared(_) => {
+                pages::size_bytes(&self.snapshot(Operation::Size)?)
+            }
             Hold::Shared(snapshot) => pages::size_bytes(snapshot),
             Hold::Writing(transaction) => transaction.size_bytes(),
         })
     }
 
     fn lock(&mut self, level: LockLevel) -> Result<(), Failure> {
+        self.resume();
         self.check_usable(Operation::Lock)?;
         match (&mut self.hold, level) {
             (_, LockLevel::None) => Ok(()),
@@ -301,7 +361,7 @@ impl File for DatabaseFile {
                 transaction.raise(level);
                 Ok(())
             }
-            (Hold::Nothing | Hold::Shared(_), level) => self.begin(level),
+            (_, level) => self.begin(level),
         }
     }
 
@@ -309,6 +369,7 @@ impl File for DatabaseFile {
         if level >= LockLevel::Reserved {
             return;
         }
+        self.resume();
         if let Hold::Writing(transaction) = &mut self.hold {
             // Reached with pages staged by a ROLLBACK, which has put back what was there, and by
             // the pager's error state, which has dropped its cache.
@@ -328,6 +389,7 @@ impl File for DatabaseFile {
             Hold::Nothing => LockLevel::None,
             Hold::Shared(_) => LockLevel::Shared,
             Hold::Writing(transaction) => transaction.level(),
+            Hold::Prepared(level) => *level,
         }
     }
 
@@ -335,17 +397,51 @@ impl File for DatabaseFile {
         self.fixed.is_none() && self.facet.has_writer()
     }
 
-    fn before_sync(&mut self, super_journal: Option<&str>) -> Result<(), Failure> {
-        // Errors after this point are ignored in a transaction over several files, so it is the
-        // last place to refuse one whose journals are elsewhere (see `scratch.rs` for ours).
-        match super_journal {
-            Some(_) => Err(Failure::of(Operation::Sync, SEVERAL_FILES)),
-            None => Ok(()),
+    fn before_sync(
+        &mut self,
+        connection: Option<usize>,
+        super_journal: Option<&str>,
+    ) -> Result<(), Failure> {
+        self.resume();
+        let several = || Err(Failure::of(Operation::Sync, SEVERAL_FILES));
+        let Some(connection) = connection else {
+            return if super_journal.is_some() { several() } else { Ok(()) };
+        };
+        // With a shared cache, another connection than the one that opened the file.
+        let is_own = self.family.as_ref().is_some_and(|family| family.connection == connection);
+        if !is_own {
+            self.family = Some(self.groups.family(connection));
         }
+        let Some(family) = &self.family else { return Ok(()) };
+        if let Some(name) = super_journal {
+            // Of another file system: what it stands for is not committed here.
+            if !self.groups.join_super_journal(name, family) {
+                return several();
+            }
+        } else if is_own && !family.is_shared() {
+            return Ok(());
+        }
+        let family = Arc::clone(family);
+        self.prepare(&family);
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
         self.check_usable(Operation::Commit)?;
+        // A file that shrank was cut off after phase one.
+        if self.is_dirty()
+            && let Some(family) = &self.family
+            && family.is_shared()
+            && family.is_waiting()
+        {
+            let family = Arc::clone(family);
+            self.prepare(&family);
+        }
+        if let (Hold::Prepared(_), Some(family)) = (&self.hold, &self.family) {
+            let committed = family.commit();
+            self.resume();
+            return committed;
+        }
         let log_buffer = self.log_buffer();
         let Hold::Writing(transaction) = &mut self.hold else {
             return Ok(());
@@ -359,7 +455,7 @@ impl File for DatabaseFile {
             Ok(committed) => committed,
             Err(error) => {
                 self.visible.stamp.discarded(transaction.stamp_before());
-                return Err(self.commit_failure(&error));
+                return Err(error.failure(&self.facet));
             }
         };
         self.visible.committed(committed.from, committed.to, committed.header.as_ref());
@@ -431,6 +527,16 @@ impl File for DatabaseFile {
             None => flags,
         }
     }
+}
+
+impl Drop for DatabaseFile {
+    fn drop(&mut self) {
+        self.resume();
+    }
+}
+
+fn write_ahead_log_refused(facet: &Facet, operation: Operation) -> Failure {
+    Failure::of(operation, format!("facet {}: {NO_WRITE_AHEAD_LOG}", facet.name()))
 }
 
 /// Whether SQLite takes `value` for the journal mode `mode`, as it does any beginning of its name.

@@ -1,9 +1,13 @@
 //! A write transaction: pages staged in the engine's writer, under a byte-stream view.
 
-use lapidary_engine::{Error, HeldPages, PageSize, Result, Snapshot, Ticket, Version, Writer};
+use lapidary_engine::{
+    Error, Facet, HeldPages, PageSize, Result, Snapshot, Ticket, Version, Writer,
+};
 
 use super::pages;
 use super::stamp::CacheStamp;
+use super::write_ahead_log_refused;
+use crate::error::{Failure, Operation};
 use crate::file::{Filled, LockLevel};
 use crate::header::{self, HEADER_BYTES, Header};
 
@@ -37,6 +41,16 @@ pub(super) enum CommitError {
     Engine(Error),
     /// The first page asks for a write-ahead log.
     WriteAheadLog,
+}
+
+impl CommitError {
+    /// As SQLite is told.
+    pub(super) fn failure(&self, facet: &Facet) -> Failure {
+        match self {
+            Self::Engine(error) => Failure::from_engine(Operation::Commit, error),
+            Self::WriteAheadLog => write_ahead_log_refused(facet, Operation::Commit),
+        }
+    }
 }
 
 impl From<Error> for CommitError {
@@ -179,6 +193,28 @@ impl Transaction {
     }
 
     fn try_commit(&mut self, log_buffer: usize) -> Result<Committed, CommitError> {
+        let header = self.seal()?;
+        let from = self.writer.base().version();
+        let ticket = self.writer.commit(log_buffer)?;
+        let to = self.writer.base().version();
+        self.start_over();
+        Ok(Committed { ticket, from, to, header })
+    }
+
+    /// As [`seal`](Self::seal), where SQLite cuts off the end of a file that shrank only after the
+    /// commit: the header says already how long it is to be.
+    pub(super) fn seal_in_group(&mut self) -> Result<Option<Header>, CommitError> {
+        let header = self.seal()?;
+        if let Some(pages) = header.as_ref().and_then(header::page_count)
+            && pages < self.writer.page_count()
+        {
+            self.writer.set_page_count(pages)?;
+        }
+        Ok(header)
+    }
+
+    /// Makes what is staged ready for the commit. Returns the header, where it was written.
+    fn seal(&mut self) -> Result<Option<Header>, CommitError> {
         let header = match std::mem::replace(&mut self.header, FileHeader::Untouched) {
             FileHeader::Untouched => None,
             FileHeader::Written(header) => Some(header),
@@ -200,11 +236,13 @@ impl Transaction {
                 self.writer.rechunk(page_size, self.size_bytes)?;
             }
         }
-        let from = self.writer.base().version();
-        let ticket = self.writer.commit(log_buffer)?;
-        let to = self.writer.base().version();
-        self.start_over();
-        Ok(Committed { ticket, from, to, header })
+        Ok(header)
+    }
+
+    /// What is staged, to be committed together with others' after
+    /// [`seal_in_group`](Self::seal_in_group); [`start_over`](Self::start_over) follows.
+    pub(super) fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
     }
 
     /// The next transaction of the same writer starts with `stamp`.
@@ -218,7 +256,8 @@ impl Transaction {
         self.start_over();
     }
 
-    fn start_over(&mut self) {
+    /// The next transaction of the same writer begins.
+    pub(super) fn start_over(&mut self) {
         self.size_bytes = pages::size_bytes(&self.writer);
         self.header = FileHeader::Untouched;
         self.journal_seen = false;

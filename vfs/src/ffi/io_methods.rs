@@ -228,11 +228,19 @@ unsafe extern "C" fn file_control<F: File>(
             sqlite::SQLITE_FCNTL_SYNC => {
                 // SAFETY: null, or the name of a super-journal (4).
                 let name = unsafe { text(argument.cast::<c_char>(), Operation::Sync) }?;
-                open.file.before_sync(name)?;
+                // SAFETY: this is a method of the open file that the pointer came to.
+                let connection = unsafe { connection(open) };
+                open.file.before_sync(connection, name)?;
             }
             // SAFETY: the operation's argument is an array of strings (4).
             sqlite::SQLITE_FCNTL_PRAGMA => return unsafe { pragma(open, argument.cast()) },
-            sqlite::SQLITE_FCNTL_PDB => open.connection = argument.cast(),
+            sqlite::SQLITE_FCNTL_PDB => {
+                open.connection = argument.cast();
+                // SAFETY: as above.
+                if let Some(connection) = unsafe { connection(open) } {
+                    open.file.opened_by(connection);
+                }
+            }
             sqlite::SQLITE_FCNTL_VFSNAME => {
                 // SAFETY: the operation's argument is a place for a string (4).
                 unsafe { *argument.cast::<*mut c_char>() = sqlite_string(open.mount.name()) };
@@ -267,6 +275,19 @@ unsafe extern "C" fn file_control<F: File>(
     };
     // SAFETY: SQLite calls the method of an open file, one at a time (2, 3).
     unsafe { with_file(file, sqlite::SQLITE_IOERR, body) }
+}
+
+/// Address of the connection that uses the file now, if SQLite has told.
+///
+/// # Safety
+/// The file is open, and the call is one of its methods.
+unsafe fn connection<F: File>(open: &OpenFile<F>) -> Option<usize> {
+    if open.connection.is_null() {
+        return None;
+    }
+    // SAFETY: a field of what owns the file's pager; its mutex is held during methods.
+    let connection = unsafe { *open.connection };
+    (!connection.is_null()).then_some(connection.addr())
 }
 
 /// `SQLITE_FCNTL_PRAGMA`.

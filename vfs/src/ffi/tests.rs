@@ -13,7 +13,7 @@ use super::Mount;
 use crate::error::{Failure, take_last_error};
 use crate::file::{File, FileSystem, Filled, LockLevel, OpenRequest, Opened, PragmaAnswer};
 use crate::registration::{Registration, VfsOptions};
-use crate::scratch::{ScratchFile, ScratchSpace};
+use crate::scratch::{ScratchFile, ScratchSpace, Watch};
 
 /// A database in memory that panics in the method that is named.
 struct Trap {
@@ -117,7 +117,7 @@ impl FileSystem for TrapSystem {
     fn open(&self, request: &OpenRequest<'_>) -> Result<Opened<Trap, ScratchFile>, Failure> {
         assert!(!self.open_panics.load(Ordering::SeqCst), "cannot even open");
         let space = ScratchSpace { memory_bytes_max: 1 << 20, directory: None };
-        let file = ScratchFile::new(space, false);
+        let file = ScratchFile::new(space, Watch::Nothing);
         if request.kind != crate::file::FileKind::MainDatabase {
             return Ok(Opened::Scratch(file));
         }
@@ -130,7 +130,7 @@ impl FileSystem for TrapSystem {
         }))
     }
 
-    fn delete(&self, _name: &str) -> Result<(), Failure> {
+    fn delete(&self, _name: &str, _sync_directory: bool) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -147,14 +147,14 @@ pub(super) unsafe extern "C" fn open<S: FileSystem>(
 pub(super) unsafe extern "C" fn delete<S: FileSystem>(
     vfs: *mut sqlite::sqlite3_vfs,
     name: *const c_char,
-    _sync_directory: c_int,
+    sync_directory: c_int,
 ) -> c_int {
     guard(sqlite::SQLITE_IOERR_DELETE, || {
         // SAFETY: SQLite passes the VFS that the method belongs to.
         let mount = unsafe { mount_of::<S>(vfs, Operation::Write) }?;
         // SAFETY: a file name, during the call (4).
         if let Some(name) = unsafe { text(name, Operation::Write) }? {
-            mount.file_system().delete(name)?;
+            mount.file_system().delete(name, sync_directory != 0)?;
         }
         Ok(sqlite::SQLITE_OK)
     })

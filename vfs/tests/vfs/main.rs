@@ -9,6 +9,7 @@ mod concurrency;
 mod durability;
 mod fetch;
 mod fixture;
+mod groups;
 mod history;
 mod interrupt;
 mod modes;

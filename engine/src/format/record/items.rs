@@ -1,9 +1,10 @@
 //! What is in a batch that references can lead to, wherever it stands: what the cleaner moves, and what
 //! verification and salvage look at.
 
+use super::commit::{COMMIT_FIXED_BYTES, REFERRED_BYTES};
 use super::{
-    CATALOG, COMMIT, COMMIT_FIXED_BYTES, FORK, HEADER_BYTES, PART, PartKind, REFERRED_BYTES, SPILL,
-    SURVIVORS, UnverifiedPart, split, walk,
+    CATALOG, COMMIT, FORK, HEADER_BYTES, PART, PartKind, SPILL, SURVIVORS, UnverifiedPart, split,
+    walk,
 };
 use crate::format::page::UnverifiedPage;
 use crate::format::{Identity, Malformed, Reader};

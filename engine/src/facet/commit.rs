@@ -1,0 +1,201 @@
+//! Commits: what is staged becomes one record of the log, and the newest version of its facet, or of
+//! several facets together.
+
+use std::sync::{Arc, MutexGuard};
+
+use super::writer::encode_pages;
+use super::{Content, Facet, Snapshot, State, Writer};
+use crate::core::Core;
+use crate::error::Result;
+use crate::format::catalog::VersionMeta;
+use crate::format::record::{self, CommitHeader, Referred};
+use crate::log::{Admission, CommitEffect, Effect};
+use crate::map::PageRef;
+use crate::segments::Purpose;
+use crate::types::{Lsn, PageNo, PageSize, Ticket};
+
+/// A transaction about to be appended.
+pub(super) struct Draft {
+    pub(super) facet: Arc<Facet>,
+    pub(super) page_size: Option<PageSize>,
+    pub(super) page_count: u32,
+    pub(super) pages_kept: u32,
+    /// In order of their numbers, as those in `referred`.
+    pub(super) images: Vec<(PageNo, Arc<[u8]>)>,
+    pub(super) referred: Vec<Referred>,
+}
+
+impl Draft {
+    /// Bytes that its record takes at most.
+    fn bytes_max(&self) -> usize {
+        let size = self.page_size.unwrap_or(PageSize::MIN);
+        record::commit_bytes_max(self.referred.len(), self.images.len(), size)
+    }
+
+    /// The version it makes; what that takes of the facet's quotas is counted.
+    fn reserve(&self, state: &State, wall_ms: u64) -> Result<VersionMeta> {
+        let meta = VersionMeta {
+            version: state.latest.meta.version.next(),
+            incarnation: self.facet.core.incarnation,
+            lsn: Lsn(0),
+            wall_ms,
+            page_count: self.page_count,
+            page_size: self.page_size,
+        };
+        state.limits.change(state.latest.meta.logical_bytes(), meta.logical_bytes())?;
+        Ok(meta)
+    }
+
+    /// Makes it the facet's latest version.
+    fn apply(&self, latest: &mut Content, meta: VersionMeta) {
+        latest.meta = meta;
+        latest.map.truncate(self.pages_kept, &mut |_, _| ());
+        for page in &self.referred {
+            let new = page.reference.map_or(PageRef::Absent, PageRef::Stored);
+            latest.map.set(page.page.0 - 1, new);
+        }
+        for (page, image) in &self.images {
+            latest.map.set(page.0 - 1, PageRef::Pending(Arc::clone(image)));
+        }
+    }
+
+    /// Appends its record.
+    fn encode(self, lsn: Lsn, meta: VersionMeta, out: &mut Vec<u8>) -> CommitEffect {
+        let Self { facet, page_size, pages_kept, images, referred, .. } = self;
+        let monotonic_ns = facet.core.monotonic_ns();
+        let header = CommitHeader { facet: facet.id, meta, monotonic_ns, pages_kept };
+        let start = record::start_commit(lsn, &header, &referred, images.len(), out);
+        let pages = encode_pages(&facet, page_size.unwrap_or(PageSize::MIN), images, out);
+        record::finish(start, out);
+        CommitEffect { facet, meta, pages_kept, referred, pages }
+    }
+}
+
+impl State {
+    /// The latest version was appended: it is pinned for the writer that goes on from it.
+    fn appended(&mut self, ticket: Ticket) -> Content {
+        self.latest_ticket = ticket;
+        let content = self.latest.clone();
+        self.pin(&content);
+        content
+    }
+}
+
+/// Appends `draft`; `old` is the version of the past that it is, which must still be kept. Returns the
+/// new version, pinned.
+pub(super) fn append(
+    draft: Draft,
+    log_buffer: usize,
+    old: Option<&Snapshot>,
+) -> Result<(Content, Ticket)> {
+    let facet = Arc::clone(&draft.facet);
+    let core = &facet.core;
+    let admission = core.log.admit(&core.segments, draft.bytes_max(), Purpose::Commit)?;
+    let wall_ms = core.environment.clock.wall_ms();
+
+    // The facet's lock is held while the record is appended, so that the order of its versions is the
+    // order of their LSNs.
+    let mut state = facet.alive()?;
+    if let Some(old) = old {
+        // A checkpoint that no longer counts what only that version has cannot come between this and
+        // the append, since it flushes first; one that did is seen here.
+        facet.check_kept(&state, &old.bookmark())?;
+    }
+    let meta = draft.reserve(&state, wall_ms)?;
+    // From here on nothing fails. If something panics all the same, the latest version is one that
+    // the log does not have.
+    let _unwinding = core.log.poison_if_unwinding();
+    draft.apply(&mut state.latest, meta);
+    let ticket = core
+        .log
+        .append(admission, log_buffer, |lsn, out| Effect::Commit(draft.encode(lsn, meta, out)));
+    Ok((state.appended(ticket), ticket))
+}
+
+/// Appends `drafts`, of different facets in order of their numbers, as one record. Returns the new
+/// versions, pinned, in the same order.
+///
+/// Locks all the facets at once: the caller keeps away whoever might do so in another order.
+fn append_group(
+    core: &Core,
+    admission: Admission<'_>,
+    drafts: Vec<Draft>,
+    log_buffer: usize,
+) -> Result<(Vec<Content>, Ticket)> {
+    let facets: Vec<Arc<Facet>> = drafts.iter().map(|draft| Arc::clone(&draft.facet)).collect();
+    let wall_ms = core.environment.clock.wall_ms();
+    let mut reserved: Vec<(MutexGuard<'_, State>, VersionMeta)> = Vec::with_capacity(drafts.len());
+    for (facet, draft) in facets.iter().zip(&drafts) {
+        let one = facet
+            .alive()
+            .and_then(|state| draft.reserve(&state, wall_ms).map(|meta| (state, meta)));
+        match one {
+            Ok(one) => reserved.push(one),
+            Err(error) => {
+                for (state, meta) in &reserved {
+                    let bytes = state.latest.meta.logical_bytes();
+                    state.limits.take_back(bytes, meta.logical_bytes());
+                }
+                return Err(error);
+            }
+        }
+    }
+    // As above.
+    let _unwinding = core.log.poison_if_unwinding();
+    for (draft, (state, meta)) in drafts.iter().zip(&mut reserved) {
+        draft.apply(&mut state.latest, *meta);
+    }
+    let ticket = core.log.append(admission, log_buffer, |lsn, out| {
+        let start = record::start_group(lsn, drafts.len(), out);
+        let metas = reserved.iter().map(|&(_, meta)| meta);
+        let commits =
+            drafts.into_iter().zip(metas).map(|(draft, meta)| draft.encode(lsn, meta, out));
+        let commits = commits.collect();
+        record::finish(start, out);
+        Effect::Group(commits)
+    });
+    Ok((reserved.iter_mut().map(|(state, _)| state.appended(ticket)).collect(), ticket))
+}
+
+/// Commits of several facets that are one transaction.
+///
+/// Two steps, since the log must be asked for room before, and facets locked after, the caller has
+/// locked what it has to.
+pub(crate) struct Group<'a, 'w> {
+    writers: Vec<&'a mut &'w mut Writer>,
+    drafts: Vec<Draft>,
+}
+
+impl<'a, 'w> Group<'a, 'w> {
+    /// # Errors
+    /// [`Error::InvalidInput`] if a writer's pages could not be staged, or errors of spilling.
+    pub(crate) fn new(mut writers: Vec<&'a mut &'w mut Writer>) -> Result<Self> {
+        writers.sort_unstable_by_key(|writer| writer.base().facet().id());
+        // The record of the group must fit into a segment as that of one transaction does.
+        let staged: usize = writers.iter().map(|writer| writer.image_bytes()).sum();
+        if writers.first().is_some_and(|writer| staged > writer.core().tunables.spill_bytes) {
+            writers.iter_mut().try_for_each(|writer| writer.spill())?;
+        }
+        let drafts = writers.iter().map(|writer| writer.draft()).collect::<Result<_>>()?;
+        Ok(Self { writers, drafts })
+    }
+
+    /// Bytes that the record takes at most.
+    pub(crate) fn bytes_max(&self) -> usize {
+        record::GROUP_BYTES + self.drafts.iter().map(Draft::bytes_max).sum::<usize>()
+    }
+
+    /// See [`append_group`].
+    pub(crate) fn append(
+        self,
+        core: &Core,
+        admission: Admission<'_>,
+        log_buffer: usize,
+    ) -> Result<Ticket> {
+        let (contents, ticket) = append_group(core, admission, self.drafts, log_buffer)?;
+        for (writer, content) in self.writers.into_iter().zip(contents) {
+            writer.go_on_from(content);
+        }
+        Ok(ticket)
+    }
+}

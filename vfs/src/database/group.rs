@@ -1,0 +1,224 @@
+//! Transactions over several facets of one connection: one commit for all of them.
+//!
+//! SQLite commits the databases of a connection in two passes, every phase one before the first phase
+//! two, and does so in one of two ways (`vdbeCommit` in SQLite's `vdbeaux.c`):
+//!
+//! - With a super-journal, if at least two have a rollback journal on disk, as SQLite sees it. The
+//!   moment of the commit is the deletion of the super-journal, with `syncDir` set. An error of it
+//!   takes all back; errors of any phase two after it are ignored.
+//! - Without one (`journal_mode=MEMORY`, `synchronous=OFF`, a main database in memory). The first
+//!   phase two that fails takes all back.
+//!
+//! So a handle that has been through phase one (`SQLITE_FCNTL_SYNC`, its last event) gives its
+//! transaction to the [`Family`] of its connection, and whichever comes first, the deletion of the
+//! super-journal or a phase two, commits all that are there. Whatever else SQLite asks of the handle
+//! takes the transaction back first, with what has become of it: a ROLLBACK finds it as it was.
+//!
+//! Tests: `tests/vfs/groups.rs`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use lapidary_engine::{Facet, FacetId, Store, Ticket, Writer};
+
+use super::transaction::{Committed, Transaction};
+use super::{Durability, thread_log_buffer};
+use crate::error::{Failure, Operation};
+
+/// The connections of a file system, and their super-journals.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    store: Arc<Store>,
+    families: Mutex<Families>,
+    /// Super-journals by name, with the family of those that have named it.
+    super_journals: Mutex<HashMap<String, Option<Arc<Family>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Families {
+    by_connection: HashMap<usize, Weak<Family>>,
+    /// Number of entries at which those of closed connections are let go of.
+    sweep_at: usize,
+}
+
+/// The open databases of one connection.
+#[derive(Debug)]
+pub(super) struct Family {
+    store: Arc<Store>,
+    /// Address of the `sqlite3`.
+    pub(super) connection: usize,
+    members: Mutex<Vec<Member>>,
+}
+
+/// A transaction that has been through phase one.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) facet: Arc<Facet>,
+    pub(super) durability: Durability,
+    pub(super) transaction: Box<Transaction>,
+    /// `None`: nothing yet.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// What became of a transaction.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Unchanged,
+    Committed(Committed),
+    /// It is in the engine, but will never be durable.
+    Broken(Committed, String),
+    Failed,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Groups {
+    pub(crate) fn new(store: Arc<Store>) -> Arc<Self> {
+        Arc::new(Self { store, families: Mutex::default(), super_journals: Mutex::default() })
+    }
+
+    /// The family of the connection at that address.
+    pub(super) fn family(&self, connection: usize) -> Arc<Family> {
+        const SWEEP_AT_LEAST: usize = 64;
+        let mut families = locked(&self.families);
+        if let Some(family) = families.by_connection.get(&connection).and_then(Weak::upgrade) {
+            return family;
+        }
+        if families.by_connection.len() >= families.sweep_at {
+            families.by_connection.retain(|_, family| family.strong_count() > 0);
+            families.sweep_at = SWEEP_AT_LEAST.max(2 * families.by_connection.len());
+        }
+        let store = Arc::clone(&self.store);
+        let family = Arc::new(Family { store, connection, members: Mutex::default() });
+        families.by_connection.insert(connection, Arc::downgrade(&family));
+        family
+    }
+
+    /// A super-journal is begun.
+    pub(crate) fn open_super_journal(&self, name: &str) {
+        locked(&self.super_journals).insert(name.to_owned(), None);
+    }
+
+    /// A transaction of `family` names a super-journal; `false` if that is not one of this file
+    /// system's.
+    pub(super) fn join_super_journal(&self, name: &str, family: &Arc<Family>) -> bool {
+        let mut super_journals = locked(&self.super_journals);
+        let Some(members) = super_journals.get_mut(name) else { return false };
+        *members = Some(Arc::clone(family));
+        true
+    }
+
+    /// A super-journal is deleted. `commits`: as the commit of those that named it; otherwise they are
+    /// rolled back, each by itself.
+    pub(crate) fn delete_super_journal(&self, name: &str, commits: bool) -> Result<(), Failure> {
+        let family = locked(&self.super_journals).remove(name).flatten();
+        match family {
+            Some(family) if commits => family.commit(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Family {
+    /// Whether the connection may have other databases than the one that asks.
+    pub(super) fn is_shared(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
+
+    /// Whether any transaction waits for the commit.
+    pub(super) fn is_waiting(&self) -> bool {
+        locked(&self.members).iter().any(|member| member.outcome.is_none())
+    }
+
+    pub(super) fn add(&self, member: Member) {
+        locked(&self.members).push(member);
+    }
+
+    /// Takes back the transaction of a facet.
+    pub(super) fn take(&self, facet: FacetId) -> Option<Member> {
+        let mut members = locked(&self.members);
+        let at = members.iter().position(|member| member.facet.id() == facet)?;
+        Some(members.swap_remove(at))
+    }
+
+    /// Commits all that wait for it, together. On return they are durable, except those behind a gate,
+    /// which is told.
+    pub(super) fn commit(&self) -> Result<(), Failure> {
+        let mut members = locked(&self.members);
+        let mut waiting = Vec::new();
+        for member in members.iter_mut().filter(|member| member.outcome.is_none()) {
+            if member.transaction.is_dirty() {
+                waiting.push(member);
+            } else {
+                member.transaction.discard();
+                member.outcome = Some(Outcome::Unchanged);
+            }
+        }
+        let committed = match self.append(&mut waiting) {
+            Ok(committed) => committed,
+            Err(failure) => {
+                for member in waiting {
+                    member.transaction.discard();
+                    member.outcome = Some(Outcome::Failed);
+                }
+                return Err(failure);
+            }
+        };
+        let Some(ticket) = committed.first().map(|committed| committed.ticket) else {
+            return Ok(());
+        };
+        let durable = self.acknowledge(&waiting, ticket);
+        for (member, committed) in waiting.into_iter().zip(committed) {
+            member.outcome = Some(match &durable {
+                Ok(()) => Outcome::Committed(committed),
+                Err(failure) => Outcome::Broken(committed, failure.message.clone()),
+            });
+        }
+        durable
+    }
+
+    fn append(&self, members: &mut [&mut Member]) -> Result<Vec<Committed>, Failure> {
+        let mut begun = Vec::with_capacity(members.len());
+        for member in members.iter_mut() {
+            let header = match member.transaction.seal_in_group() {
+                Ok(header) => header,
+                Err(error) => return Err(error.failure(&member.facet)),
+            };
+            begun.push((header, member.transaction.base().version()));
+        }
+        let log_buffer = match members.first().map(|member| &member.durability) {
+            Some(Durability::Gated(gate)) => gate.log_buffer(),
+            _ => thread_log_buffer(),
+        };
+        let mut writers: Vec<&mut Writer> =
+            members.iter_mut().map(|member| member.transaction.writer()).collect();
+        let ticket = self
+            .store
+            .commit_together(&mut writers, log_buffer)
+            .map_err(|error| Failure::from_engine(Operation::Commit, &error))?;
+        let ended = members.iter_mut().zip(begun).map(|(member, (header, from))| {
+            let to = member.transaction.base().version();
+            member.transaction.start_over();
+            Committed { ticket, from, to, header }
+        });
+        Ok(ended.collect())
+    }
+
+    /// Waits for those who must, and tells the gates of the others.
+    fn acknowledge(&self, members: &[&mut Member], ticket: Ticket) -> Result<(), Failure> {
+        let mut wait = false;
+        for member in members {
+            match &member.durability {
+                Durability::Gated(gate) => gate.record(ticket),
+                Durability::Sync => wait = true,
+            }
+        }
+        if !wait {
+            return Ok(());
+        }
+        let durable = self.store.wait_durable(ticket);
+        durable.map_err(|error| Failure::from_engine(Operation::Commit, &error))
+    }
+}
