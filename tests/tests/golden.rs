@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use lapidary_engine::{
     Background, Environment, Facet, ForkFrom, FormatParams, Io, MemoryIo, OverlayIo, PageNo,
-    PageSize, PosixIo, Retention, Snapshot, Store, StoreOptions, Tunables, View,
+    PageSize, PosixIo, Retention, Snapshot, Store, StoreOptions, Tunables, View, Writer,
 };
 use lapidary_tests::driver::name;
 use lapidary_tests::image::{Image, from_text, image_of, put_image, to_text};
@@ -60,6 +60,10 @@ fn full(bytes: usize, seed: u8) -> Vec<u8> {
 }
 
 fn put(facet: &Arc<Facet>, pages: &[(u32, Vec<u8>)]) {
+    stage(facet, pages).commit(0).unwrap();
+}
+
+fn stage(facet: &Arc<Facet>, pages: &[(u32, Vec<u8>)]) -> Writer {
     let mut writer = facet.begin_write_latest().unwrap();
     for (page, content) in pages {
         if writer.page_size().is_none() {
@@ -67,7 +71,7 @@ fn put(facet: &Arc<Facet>, pages: &[(u32, Vec<u8>)]) {
         }
         writer.write_page(PageNo(*page), content).unwrap();
     }
-    writer.commit(0).unwrap();
+    writer
 }
 
 /// Pages by number.
@@ -104,6 +108,8 @@ fn expected() -> BTreeMap<&'static str, (u64, u32, Pages)> {
         ("history", (6, 2, vec![(1, full(1024, 12)), (2, full(1024, 13))])),
         ("shrunk", (2, 1, vec![(1, full(1024, 71))])),
         ("tail/new", (1, 1, vec![(1, sparse(1024, 55))])),
+        ("pair/left", (1, 1, vec![(1, sparse(1024, 66))])),
+        ("pair/right", (1, 2, vec![(1, full(512, 67)), (2, sparse(512, 68))])),
     ])
 }
 
@@ -210,6 +216,11 @@ fn generate() -> Image {
     // that was never flushed.
     put(&create("tail/new"), &[(1, sparse(1024, 55))]);
     store.flush().unwrap();
+    let mut left = stage(&create("pair/left"), &[(1, sparse(1024, 66))]);
+    let mut right = stage(&create("pair/right"), &[(1, full(512, 67)), (2, sparse(512, 68))]);
+    store.commit_together(&mut [&mut left, &mut right], 0).unwrap();
+    store.flush().unwrap();
+    drop((left, right));
     store.set_quota(&name("tail"), Some(4096)).unwrap();
     store.flush().unwrap();
     put(&counters, &[(1, full(1024, 99))]);

@@ -69,9 +69,11 @@
 //! - `journal_mode=WAL` is declined (readers and a writer go side by side without it), `OFF` is
 //!   refused. DELETE, TRUNCATE, PERSIST and MEMORY work, and none of them costs a disk write.
 //! - `PRAGMA synchronous` changes nothing: durability belongs to the connection's way in.
-//! - A transaction that writes several attached databases is refused where SQLite would have used a
-//!   super-journal. With `journal_mode=MEMORY` or `synchronous=OFF` it would not, and each database
-//!   commits by itself, as in files.
+//! - A transaction over several facets of one VFS, attached to each other, is atomic, whatever the
+//!   journal mode: all of it survives a crash, or nothing. One over facets and files, or facets of
+//!   several stores, is refused where SQLite would have used a super-journal; with
+//!   `journal_mode=MEMORY` or `synchronous=OFF` it would not, and each of them commits by itself, as
+//!   files do.
 //! - A write transaction that began with a read can meet `SQLITE_BUSY_SNAPSHOT`: somebody committed
 //!   in between. Roll back and begin again; `BEGIN IMMEDIATE` with a busy timeout avoids it.
 //! - With `locking_mode=EXCLUSIVE` a connection keeps its first snapshot after a read as well: it

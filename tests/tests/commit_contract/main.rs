@@ -7,6 +7,7 @@
 
 mod acknowledged;
 mod ended;
+mod groups;
 mod host;
 mod in_flight;
 mod refused;

@@ -404,3 +404,89 @@ fn sqlite_restore() {
     assert_eq!(rows(&trial.connection), [1].into());
     assert_eq!(trial.after_reopening(), [false].into());
 }
+
+/// Attaches facet `b` and begins a transaction over both, with a super-journal as SQLite sees it or
+/// without.
+fn begin_group(trial: &Trial, mode: &str) {
+    let attach = format!(
+        "ATTACH 'file:b?vfs={}' AS b; PRAGMA main.journal_mode={mode}; PRAGMA b.journal_mode={mode};
+         CREATE TABLE b.u(n INTEGER PRIMARY KEY, b);
+         BEGIN IMMEDIATE; INSERT INTO t VALUES ({NEW}, NULL); INSERT INTO u VALUES ({NEW}, NULL)",
+        trial.registration.name()
+    );
+    trial.connection.execute_batch(&attach).unwrap();
+}
+
+/// Whether the group is there when the store is opened again, after several ends: in both facets or
+/// in neither.
+fn group_after_reopening(trial: &Trial) -> BTreeSet<bool> {
+    let sim = &trial.disk.disk;
+    let disks = [
+        sim.after_kill(),
+        sim.after_crash(Survival::Nothing),
+        sim.after_crash(Survival::Random(5)),
+    ];
+    let has = |disk: SimDisk| {
+        let registration = register(&HookedDisk::new(disk));
+        let connection = connect(&registration);
+        let attach = format!("ATTACH 'file:b?vfs={}' AS b", registration.name());
+        connection.execute_batch(&attach).unwrap();
+        let count = |table: &str| -> i64 {
+            let sql = format!("SELECT count(*) FROM {table} WHERE n = {NEW}");
+            connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count("t"), count("u"), "half a transaction");
+        count("t") == 1
+    };
+    disks.into_iter().map(has).collect()
+}
+
+#[test]
+fn sqlite_group() {
+    for mode in ["DELETE", "PERSIST", "MEMORY"] {
+        let trial = Trial::new(1);
+        begin_group(&trial, mode);
+        assert_eq!(group_after_reopening(&trial), [false].into());
+        trial.connection.execute_batch("COMMIT").unwrap();
+        assert_eq!(group_after_reopening(&trial), [true].into(), "{mode}");
+    }
+}
+
+#[test]
+fn sqlite_group_sync_fails() {
+    for mode in ["DELETE", "PERSIST", "MEMORY"] {
+        for after in [0, 1] {
+            let trial = Trial::new(1);
+            begin_group(&trial, mode);
+            let sim = &trial.disk.disk;
+            sim.fail_at(sim.operations() + after, Fault::Io);
+            let error = trial.connection.execute_batch("COMMIT").unwrap_err();
+            assert_eq!(code(&error) & 0xff, ffi::SQLITE_IOERR, "{mode} {error}");
+            assert_stopped(&trial);
+            group_after_reopening(&trial);
+        }
+    }
+}
+
+#[test]
+fn sqlite_group_refused_for_one() {
+    for mode in ["DELETE", "PERSIST", "MEMORY"] {
+        for refusing in ["a", "b"] {
+            let trial = Trial::new(1);
+            begin_group(&trial, mode);
+            trial.connection.execute_batch("UPDATE t SET b = randomblob(9000)").unwrap();
+            trial.connection.execute_batch("UPDATE u SET b = randomblob(9000)").unwrap();
+            trial.store().set_quota(&name(refusing), Some(1)).unwrap();
+            let words = trial.commit_fails(ffi::SQLITE_FULL);
+            assert!(words.contains("its quota of"), "{mode} {words}");
+            assert!(trial.connection.is_autocommit());
+            assert_eq!(group_after_reopening(&trial), [false].into(), "{mode}");
+            trial.store().set_quota(&name(refusing), None).unwrap();
+            let sql =
+                format!("BEGIN; INSERT INTO t VALUES ({NEW}, 1); INSERT INTO u VALUES ({NEW}, 1)");
+            trial.connection.execute_batch(&sql).unwrap();
+            trial.connection.execute_batch("COMMIT").unwrap();
+            assert_eq!(group_after_reopening(&trial), [true].into(), "{mode}");
+        }
+    }
+}
