@@ -28,6 +28,18 @@ pub enum VfsError {
         /// The name.
         name: String,
     },
+    /// The SQLite that loads an extension lacks functions that are needed.
+    #[cfg(feature = "loadable_extension")]
+    #[error(
+        "this program's SQLite is version number {version}, but {needed} is needed (3.39 is 3039000); \
+         use a newer SQLite, or build with an older rusqlite"
+    )]
+    HostTooOld {
+        /// Its version number; 0 if it does not tell.
+        version: i32,
+        /// The least that would do.
+        needed: i32,
+    },
     /// SQLite refused the registration.
     #[error("SQLite refused to register VFS {name:?} (result code {code})")]
     Refused {

@@ -110,6 +110,11 @@
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
 //! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
 
+#[cfg(all(feature = "bundled", feature = "loadable_extension"))]
+compile_error!(
+    "of the features `bundled` and `loadable_extension` one can be on: an extension uses its host's SQLite"
+);
+
 pub mod adapter;
 mod database;
 mod error;
@@ -119,6 +124,7 @@ mod file_system;
 mod gate;
 mod header;
 mod names;
+#[cfg(not(feature = "loadable_extension"))]
 mod process;
 mod registration;
 mod root_hash;
@@ -126,7 +132,10 @@ mod scratch;
 
 pub use error::{VfsError, take_last_error};
 pub use ffi::finalize_forgotten;
+#[cfg(feature = "loadable_extension")]
+pub use ffi::use_host_sqlite;
 pub use gate::Gate;
+#[cfg(not(feature = "loadable_extension"))]
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};
 pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_of_reader};

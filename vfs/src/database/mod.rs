@@ -55,6 +55,9 @@ pub(crate) const NO_WRITE_AHEAD_LOG: &str = "WAL mode is refused: readers and a 
 const NO_EXCLUSIVE_READER: &str = "locking_mode=EXCLUSIVE is refused on a read-only connection: it \
      would keep its first snapshot and see no later commit; leave the locking mode NORMAL";
 
+/// `SQLITE_IOCAP_SUBPAGE_READ`, since SQLite 3.48. Older ones do not look at it.
+const IOCAP_SUBPAGE_READ: c_int = 0x8000;
+
 /// When a commit returns, and what the handle reads.
 #[derive(Clone, Debug)]
 pub(crate) enum Durability {
@@ -519,7 +522,7 @@ impl File for DatabaseFile {
         // no others, and any range can be read (test: `a_file_is_a_run_of_bytes`). The atomic-write flags would hold too, but the
         // SQLite builds that know them change how they commit; the append, sequential and
         // undeletable flags speak of journals, which are scratch here.
-        let flags = sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE | sqlite::SQLITE_IOCAP_SUBPAGE_READ;
+        let flags = sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE | IOCAP_SUBPAGE_READ;
         match self.fixed {
             // A version of the past is pinned by the handle: SQLite then takes no locks, looks for
             // no journal, and keeps its cache.

@@ -329,6 +329,12 @@ fn sqlite_string(text: &str) -> *mut c_char {
     let Ok(text) = CString::new(text.replace('\0', " ")) else {
         return std::ptr::null_mut();
     };
-    // SAFETY: the format asks for one string, which is given and ends in NUL.
-    unsafe { sqlite::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) }
+    let bytes = text.as_bytes_with_nul();
+    // SAFETY: memory of any size may be asked for.
+    let copy = unsafe { sqlite::sqlite3_malloc64(bytes.len() as u64) }.cast::<c_char>();
+    if !copy.is_null() {
+        // SAFETY: as many bytes as were asked for.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), copy, bytes.len()) };
+    }
+    copy
 }

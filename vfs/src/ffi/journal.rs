@@ -5,6 +5,8 @@ use std::ptr;
 
 use rusqlite::ffi as sqlite;
 
+use super::api::db_name;
+
 /// Whether `connection` has a rollback journal open for `file`, in a file or in memory. `None` if
 /// it cannot be told, because the connection is being opened or closed.
 ///
@@ -26,7 +28,7 @@ pub(super) unsafe fn is_open(
     for index in 0.. {
         // SAFETY: the connection that calls the file's method is alive, and its mutex is recursive
         // where it has one.
-        let schema = unsafe { sqlite::sqlite3_db_name(connection, index) };
+        let schema = unsafe { db_name(connection, index) };
         if schema.is_null() {
             return None;
         }

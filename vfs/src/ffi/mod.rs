@@ -20,16 +20,21 @@
 
 #![expect(unsafe_code, reason = "the C interface; everything else in this crate is safe")]
 
+mod api;
 mod barrier;
 mod io_methods;
 mod journal;
 mod mount;
+#[cfg(not(feature = "loadable_extension"))]
 mod process;
 mod slot;
 mod statements;
 mod vfs_methods;
 
+#[cfg(feature = "loadable_extension")]
+pub use api::use_host_sqlite;
 pub(crate) use mount::{Mount, vfs_exists};
+#[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;
 pub use statements::finalize_forgotten;
 
