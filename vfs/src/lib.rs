@@ -88,7 +88,7 @@
 //!   read from; [`ProcessSettings::mmap_bytes`] is the default for all connections.
 //! - The URI parameters `nolock` and `immutable` are refused, and so is any that begins with
 //!   `lapidary`, or is called `at` in other than lower case: SQLite would ignore it in silence. What
-//!   else it does not know it ignores. Extensions are not loaded.
+//!   else it does not know it ignores.
 //! - Result codes are SQLite's; [`take_last_error`] has the words behind the last one.
 //!
 //! # Reading map

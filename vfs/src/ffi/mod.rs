@@ -24,6 +24,7 @@ mod api;
 mod barrier;
 mod io_methods;
 mod journal;
+mod libraries;
 mod mount;
 #[cfg(not(feature = "loadable_extension"))]
 mod process;

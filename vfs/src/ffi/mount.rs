@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rusqlite::ffi as sqlite;
 
+use super::libraries;
 use super::slot::{self, Mounted};
 use super::vfs_methods;
 use crate::error::VfsError;
@@ -126,10 +127,10 @@ fn leak_vfs<S: FileSystem>(name: CString, file_system: &S, mount: Weak<Mount<S>>
         xDelete: Some(vfs_methods::delete::<S>),
         xAccess: Some(vfs_methods::access::<S>),
         xFullPathname: Some(vfs_methods::full_pathname::<S>),
-        xDlOpen: Some(vfs_methods::dl_open),
-        xDlError: Some(vfs_methods::dl_error),
-        xDlSym: Some(vfs_methods::dl_sym),
-        xDlClose: Some(vfs_methods::dl_close),
+        xDlOpen: Some(libraries::open),
+        xDlError: Some(libraries::error),
+        xDlSym: Some(libraries::symbol),
+        xDlClose: Some(libraries::close),
         xRandomness: Some(vfs_methods::randomness),
         xSleep: Some(vfs_methods::sleep),
         xCurrentTime: Some(vfs_methods::current_time),

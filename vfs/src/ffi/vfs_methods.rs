@@ -1,7 +1,7 @@
 //! The methods of a `sqlite3_vfs`.
 
 use std::ffi::{CStr, CString};
-use std::os::raw::{c_char, c_int, c_void};
+use std::os::raw::{c_char, c_int};
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -204,7 +204,7 @@ pub(super) unsafe extern "C" fn full_pathname<S: FileSystem>(
 ///
 /// # Safety
 /// `out` has room for `out_bytes` (4).
-unsafe fn put_text(text: &str, out_bytes: c_int, out: *mut c_char) -> bool {
+pub(super) unsafe fn put_text(text: &str, out_bytes: c_int, out: *mut c_char) -> bool {
     let Some(room) = usize::try_from(out_bytes).ok().and_then(|bytes| bytes.checked_sub(1)) else {
         return false;
     };
@@ -220,36 +220,6 @@ unsafe fn put_text(text: &str, out_bytes: c_int, out: *mut c_char) -> bool {
     unsafe { *end = 0 };
     length == text.len()
 }
-
-pub(super) unsafe extern "C" fn dl_open(
-    _vfs: *mut sqlite::sqlite3_vfs,
-    _name: *const c_char,
-) -> *mut c_void {
-    std::ptr::null_mut()
-}
-
-pub(super) unsafe extern "C" fn dl_error(
-    _vfs: *mut sqlite::sqlite3_vfs,
-    out_bytes: c_int,
-    out: *mut c_char,
-) {
-    let words = "extensions cannot be loaded through this VFS; register their functions on the \
-                 connection instead";
-    // SAFETY: a buffer of that length (4).
-    unsafe { put_text(words, out_bytes, out) };
-}
-
-type Symbol = unsafe extern "C" fn(*mut sqlite::sqlite3_vfs, *mut c_void, *const c_char);
-
-pub(super) unsafe extern "C" fn dl_sym(
-    _vfs: *mut sqlite::sqlite3_vfs,
-    _library: *mut c_void,
-    _name: *const c_char,
-) -> Option<Symbol> {
-    None
-}
-
-pub(super) unsafe extern "C" fn dl_close(_vfs: *mut sqlite::sqlite3_vfs, _library: *mut c_void) {}
 
 pub(super) unsafe extern "C" fn randomness(
     _vfs: *mut sqlite::sqlite3_vfs,
