@@ -8,6 +8,7 @@ use rusqlite::ffi as sqlite;
 
 use crate::database::{DatabaseFile, Durability, Groups, NO_WRITE_AHEAD_LOG};
 use crate::error::{Failure, Operation};
+use crate::ffi::{Generation, OPENED_BEFORE_FORK};
 use crate::file::{Access, FileKind, FileSystem, OpenRequest, Opened};
 use crate::gate::{GATE_PARAMETER, GateState};
 use crate::names;
@@ -26,12 +27,14 @@ pub(crate) struct FacetFileSystem {
     scratch: ScratchSpace,
     groups: Arc<Groups>,
     gates: Mutex<HashMap<String, Weak<GateState>>>,
+    generation: Generation,
 }
 
 impl FacetFileSystem {
     pub(crate) fn new(store: Arc<Store>, scratch: ScratchSpace) -> Self {
         let groups = Groups::new(Arc::clone(&store));
-        Self { store, scratch, groups, gates: Mutex::default() }
+        let generation = Generation::current();
+        Self { store, scratch, groups, gates: Mutex::default(), generation }
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
@@ -55,6 +58,9 @@ impl FacetFileSystem {
     }
 
     fn open_database(&self, request: &OpenRequest<'_>) -> Result<DatabaseFile, Failure> {
+        if self.generation != Generation::current() {
+            return Err(refused(format!("{}: {OPENED_BEFORE_FORK}", self.store.describe())));
+        }
         let name = request
             .name
             .ok_or_else(|| refused("a main database without a name was asked for".into()))?;

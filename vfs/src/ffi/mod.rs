@@ -17,11 +17,14 @@
 //!    in NUL, places for results.
 //! 5. **No panic gets out.** Every entry point goes through [`barrier::guard`]. A file whose method
 //!    panicked answers every later call with an error.
+//! 6. **A file is of one process.** After a fork, a child answers the calls on its parent's files
+//!    with errors, and touches nothing that they lead to (`forked`).
 
 #![expect(unsafe_code, reason = "the C interface; everything else in this crate is safe")]
 
 mod api;
 mod barrier;
+mod forked;
 mod io_methods;
 mod journal;
 mod libraries;
@@ -34,6 +37,7 @@ mod vfs_methods;
 
 #[cfg(feature = "loadable_extension")]
 pub use api::use_host_sqlite;
+pub(crate) use forked::{Generation, OPENED_BEFORE_FORK};
 pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;

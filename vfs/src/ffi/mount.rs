@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rusqlite::ffi as sqlite;
 
+use super::forked;
 use super::libraries;
 use super::slot::{self, Mounted};
 use super::vfs_methods;
@@ -62,6 +63,7 @@ impl<S: FileSystem> Mount<S> {
         // SQLite would let a second VFS of the same name hide the first; between looking for the
         // name and taking it nobody else of this crate may take it.
         static REGISTERING: Mutex<()> = Mutex::new(());
+        forked::watch();
         let _alone = REGISTERING.lock().unwrap_or_else(PoisonError::into_inner);
 
         let c_name = CString::new(name).map_err(|_| VfsError::InvalidVfsName {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::ffi as sqlite;
 
 use super::barrier;
+use super::forked::{Generation, OPENED_BEFORE_FORK};
 use super::io_methods::Methods;
 use crate::error::{self, Failure};
 use crate::file::File;
@@ -36,6 +37,8 @@ pub(super) struct OpenFile<F> {
     /// `BtShared`, which owns the pager, which owns this file. Null until it is told.
     pub(super) connection: *mut *mut sqlite::sqlite3,
     pub(super) mount: Arc<dyn Mounted>,
+    /// Of the process that opened it (6).
+    generation: Generation,
 }
 
 /// Puts an open file into the memory at `slot`.
@@ -47,7 +50,9 @@ pub(super) unsafe fn install<F: File>(
     file: F,
     mount: Arc<dyn Mounted>,
 ) {
-    let open = OpenFile { file, panicked: None, connection: std::ptr::null_mut(), mount };
+    let generation = Generation::current();
+    let connection = std::ptr::null_mut();
+    let open = OpenFile { file, panicked: None, connection, mount, generation };
     let filled = Slot {
         base: sqlite::sqlite3_file { pMethods: Methods::<F>::TABLE },
         open: Box::into_raw(Box::new(open)),
@@ -67,6 +72,9 @@ pub(super) unsafe fn with_file<F: File>(
 ) -> c_int {
     // SAFETY: as the caller says.
     let open = unsafe { file_in(slot) };
+    if open.generation != Generation::current() {
+        return barrier::guard(fallback, || Err(Failure::new(fallback, OPENED_BEFORE_FORK)));
+    }
     if let Some(words) = &open.panicked {
         let message = format!("this connection must be closed and opened again; before: {words}");
         return barrier::guard(fallback, || Err(Failure::new(fallback, message)));
@@ -85,10 +93,12 @@ pub(super) unsafe fn with_file_always<F: File>(
 ) -> c_int {
     // SAFETY: as the caller says.
     let open = unsafe { file_in(slot) };
-    call(open, sqlite::SQLITE_IOERR_UNLOCK, |open| {
-        body(open);
-        Ok(sqlite::SQLITE_OK)
-    });
+    if open.generation == Generation::current() {
+        call(open, sqlite::SQLITE_IOERR_UNLOCK, |open| {
+            body(open);
+            Ok(sqlite::SQLITE_OK)
+        });
+    }
     sqlite::SQLITE_OK
 }
 
@@ -130,7 +140,13 @@ pub(super) unsafe fn close<F: File>(slot: *mut sqlite::sqlite3_file) -> c_int {
     unsafe { (*slot).base.pMethods = std::ptr::null() };
     barrier::guard(sqlite::SQLITE_IOERR_CLOSE, || {
         // SAFETY: from Box::into_raw in `install`; the caller gives it up, so this is the last use.
-        drop(unsafe { Box::from_raw(open) });
+        let open = unsafe { Box::from_raw(open) };
+        if open.generation == Generation::current() {
+            drop(open);
+        } else {
+            // Its end would be one of its parent's transaction, perhaps of its parent's store.
+            std::mem::forget(open);
+        }
         Ok(sqlite::SQLITE_OK)
     })
 }
