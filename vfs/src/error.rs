@@ -40,6 +40,25 @@ pub enum VfsError {
         /// The least that would do.
         needed: i32,
     },
+    /// Two SQLite libraries in one process load the same extension.
+    #[cfg(feature = "loadable_extension")]
+    #[error(
+        "another SQLite library of this process has loaded the extension, and what is of one library \
+         must not be given to another; use one SQLite library in a process"
+    )]
+    SecondHost,
+    /// No store was named, and there is no default.
+    #[error(
+        "no store is named: open `file:NAME?vfs=…&store=PATH`, or set a default store (extension: the \
+         environment variable LAPIDARY_STORE, before it is loaded)"
+    )]
+    NoStoreNamed,
+    /// A path that cannot name a facet.
+    #[error("{0}")]
+    InvalidPath(String),
+    /// A store could not be opened.
+    #[error(transparent)]
+    Store(#[from] EngineError),
     /// SQLite refused the registration.
     #[error("SQLite refused to register VFS {name:?} (result code {code})")]
     Refused {

@@ -6,6 +6,7 @@ use std::os::raw::c_int;
 use rusqlite::ffi as sqlite;
 
 use crate::error::Failure;
+use crate::stores::OpenedFacet;
 
 /// SQLite's lock levels, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +149,11 @@ pub(crate) trait File: Send {
     fn journal_is_open(&mut self, open: bool) -> Result<(), Failure> {
         let _ = open;
         Ok(())
+    }
+
+    /// The facet it is, of a store that was opened for its files.
+    fn opened_facet(&self) -> Option<OpenedFacet> {
+        None
     }
 
     /// Whether the file lost its name under the handle.

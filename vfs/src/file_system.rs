@@ -4,21 +4,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use lapidary_engine::{Bookmark, Error, ErrorKind, Facet, FacetName, Store};
-use rusqlite::ffi as sqlite;
 
-use crate::database::{DatabaseFile, Durability, Groups, NO_WRITE_AHEAD_LOG};
+use crate::database::{DatabaseFile, Durability, Groups};
 use crate::error::{Failure, Operation};
 use crate::ffi::{Generation, OPENED_BEFORE_FORK};
 use crate::file::{Access, FileKind, FileSystem, OpenRequest, Opened};
 use crate::gate::{GATE_PARAMETER, GateState};
 use crate::names;
-use crate::scratch::{ScratchFile, ScratchSpace, Watch};
+use crate::scratch::{ScratchFile, ScratchSpace};
+use crate::side_files::{self, KnownFacets};
 
 /// URI parameter that names the version to be read.
-const AT_PARAMETER: &str = "at";
+pub(crate) const AT_PARAMETER: &str = "at";
 
 /// How the names of URI parameters begin that are this crate's, now or in a later release.
 const OWN_PREFIX: &str = "lapidary";
+
+/// What an error adds of something that is not there.
+pub(crate) const CREATES: &str = " (SQLITE_OPEN_CREATE creates it)";
 
 /// A store, seen as a file system.
 #[derive(Debug)]
@@ -31,8 +34,8 @@ pub(crate) struct FacetFileSystem {
 }
 
 impl FacetFileSystem {
-    pub(crate) fn new(store: Arc<Store>, scratch: ScratchSpace) -> Self {
-        let groups = Groups::new(Arc::clone(&store));
+    /// `groups` are of all stores that a connection can have facets of.
+    pub(crate) fn new(store: Arc<Store>, scratch: ScratchSpace, groups: Arc<Groups>) -> Self {
         let generation = Generation::current();
         Self { store, scratch, groups, gates: Mutex::default(), generation }
     }
@@ -57,7 +60,7 @@ impl FacetFileSystem {
         })
     }
 
-    fn open_database(&self, request: &OpenRequest<'_>) -> Result<DatabaseFile, Failure> {
+    pub(crate) fn open_database(&self, request: &OpenRequest<'_>) -> Result<DatabaseFile, Failure> {
         if self.generation != Generation::current() {
             return Err(refused(format!("{}: {OPENED_BEFORE_FORK}", self.store.describe())));
         }
@@ -150,7 +153,7 @@ pub(crate) fn open_facet(
     opened.map_err(|error: Error| {
         let mut failure = Failure::from_engine(Operation::Open, &error);
         if error.kind() == ErrorKind::NotFound {
-            failure.message.push_str(" (SQLITE_OPEN_CREATE creates it)");
+            failure.message.push_str(CREATES);
         }
         failure
     })
@@ -208,37 +211,18 @@ impl FileSystem for FacetFileSystem {
         &self,
         request: &OpenRequest<'_>,
     ) -> Result<Opened<DatabaseFile, ScratchFile>, Failure> {
-        let scratch = |watch| Ok(Opened::Scratch(ScratchFile::new(self.scratch.clone(), watch)));
         match request.kind {
             FileKind::MainDatabase => self.open_database(request).map(Opened::Database),
-            FileKind::MainJournal => scratch(Watch::SuperJournalName),
-            FileKind::Temporary => scratch(Watch::Nothing),
-            FileKind::SuperJournal => {
-                self.groups.open_super_journal(request.name.unwrap_or_default());
-                scratch(Watch::Names(Arc::clone(&self.store)))
-            }
-            FileKind::WriteAheadLog => {
-                let name = request.name.unwrap_or("database");
-                Err(refused(format!("{name}: {NO_WRITE_AHEAD_LOG}")))
-            }
+            _ => side_files::open(request, &self.scratch, &self.groups, || {
+                let store = Arc::clone(&self.store);
+                KnownFacets::new(move |name| store.facet_exists(name))
+            })
+            .map(Opened::Scratch),
         }
     }
 
     fn delete(&self, name: &str, sync_directory: bool) -> Result<(), Failure> {
-        // The commit of a transaction over several facets deletes its super-journal for good; one
-        // that is given up does not mind if it comes back.
-        if names::is_super_journal(name) {
-            return self.groups.delete_super_journal(name, sync_directory);
-        }
-        // SQLite deletes side files alone. Those are private to their handle: there is nothing to
-        // delete, and what is not there counts as deleted.
-        if names::is_side_file(name) {
-            return Ok(());
-        }
-        Err(Failure::new(
-            sqlite::SQLITE_IOERR_DELETE,
-            format!("{name}: a database is not deleted through SQLite; use Store::delete_facet"),
-        ))
+        side_files::delete(name, sync_directory, &self.groups)
     }
 
     fn exists(&self, name: &str) -> bool {

@@ -30,6 +30,9 @@
 //! [`Gate`]. Readers never wait for a writer, nor a writer for readers: each transaction reads the
 //! version that was newest when it began.
 //!
+//! A program that knows paths and nothing of stores uses a [`PathVfs`], which opens stores by itself:
+//! `file:NAME?vfs=…&store=PATH`.
+//!
 //! # Reading the past
 //!
 //! `file:NAME?vfs=…&at=BOOKMARK` opens the version of a facet that a
@@ -105,7 +108,8 @@
 //! | `database/visible`, `database/stamp` | the change counter SQLite sees, and why |
 //! | `header` | the few fields of a first page that matter here |
 //! | `root_hash` | root hashes of SQLite databases, in facets and in files |
-//! | `scratch` | journals and temporary files |
+//! | `stores` | a VFS that opens stores by their paths and shares them |
+//! | `side_files`, `scratch` | journals and temporary files |
 //! | `ffi` | all unsafe code: C methods, panic barrier, registration |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
 //! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
@@ -129,6 +133,8 @@ mod process;
 mod registration;
 mod root_hash;
 mod scratch;
+mod side_files;
+mod stores;
 
 pub use error::{VfsError, take_last_error};
 pub use ffi::finalize_forgotten;
@@ -139,3 +145,4 @@ pub use gate::Gate;
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};
 pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_of_reader};
+pub use stores::{OpenStore, OpenedFacet, PathVfs};

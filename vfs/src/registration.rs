@@ -9,7 +9,6 @@ use crate::error::VfsError;
 use crate::ffi::Mount;
 use crate::file_system::FacetFileSystem;
 use crate::gate::{Gate, GateState};
-use crate::scratch::ScratchSpace;
 
 /// Longest VFS name in bytes.
 const VFS_NAME_BYTES_MAX: usize = 64;
@@ -59,13 +58,9 @@ impl Registration {
         store: Arc<Store>,
         options: VfsOptions,
     ) -> Result<Arc<Self>, VfsError> {
-        let VfsOptions { make_default, scratch_memory_bytes_max, scratch_directory } = options;
         check_name(vfs_name)?;
-        let scratch = ScratchSpace {
-            memory_bytes_max: scratch_memory_bytes_max,
-            directory: scratch_directory.map(Arc::new),
-        };
-        let file_system = FacetFileSystem::new(store, scratch);
+        let make_default = options.make_default;
+        let file_system = FacetFileSystem::new(store, options.into(), Arc::default());
         let mount = Mount::register(vfs_name, file_system, make_default)?;
         tracing::debug!(vfs = vfs_name, make_default, "store registered with SQLite");
         Ok(Arc::new(Self { mount }))

@@ -12,11 +12,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lapidary_engine::{FacetName, Store};
+use lapidary_engine::FacetName;
 use rusqlite::ffi as sqlite;
 
 use crate::error::{Failure, Operation};
 use crate::file::{File, Filled, LockLevel};
+use crate::registration::VfsOptions;
+use crate::side_files::KnownFacets;
 
 /// First and last bytes of a super-journal's name in a journal, and of a journal's header:
 /// `aJournalMagic` in SQLite's `pager.c`.
@@ -37,6 +39,16 @@ pub(crate) struct ScratchSpace {
     pub(crate) memory_bytes_max: usize,
     /// Directory of spilled files; the system's if absent.
     pub(crate) directory: Option<Arc<PathBuf>>,
+}
+
+impl From<VfsOptions> for ScratchSpace {
+    fn from(options: VfsOptions) -> Self {
+        let VfsOptions { scratch_memory_bytes_max, scratch_directory, .. } = options;
+        Self {
+            memory_bytes_max: scratch_memory_bytes_max,
+            directory: scratch_directory.map(Arc::new),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -63,8 +75,8 @@ pub(crate) enum Watch {
     SuperJournalName,
     /// The same, which is refused.
     NoSuperJournal,
-    /// The names in a super-journal: all must be of journals of facets in this store.
-    Names(Arc<Store>),
+    /// The names in a super-journal: all must be of journals of these facets.
+    Names(KnownFacets),
 }
 
 impl ScratchFile {
@@ -81,7 +93,7 @@ impl ScratchFile {
             // (`writeSuperJournal`). Without it the record means nothing.
             Watch::SuperJournalName if bytes == JOURNAL_MAGIC => Ok(&[0; JOURNAL_MAGIC.len()]),
             Watch::NoSuperJournal if bytes == JOURNAL_MAGIC => refused(NO_SUPER_JOURNAL),
-            Watch::Names(store) if !is_journal_of_facet(bytes, store) => refused(SEVERAL_FILES),
+            Watch::Names(known) if !is_journal_of_facet(bytes, known) => refused(SEVERAL_FILES),
             _ => Ok(bytes),
         }
     }
@@ -125,9 +137,9 @@ impl ScratchFile {
 
 /// Whether `bytes` are the name of a facet's rollback journal, as `vdbeCommit` writes one into a
 /// super-journal. Paths of files are absolute, and so are no names of facets.
-fn is_journal_of_facet(bytes: &[u8], store: &Store) -> bool {
+fn is_journal_of_facet(bytes: &[u8], known: &KnownFacets) -> bool {
     let name = bytes.strip_suffix(b"-journal\0").and_then(|name| std::str::from_utf8(name).ok());
-    name.and_then(|name| FacetName::new(name).ok()).is_some_and(|name| store.facet_exists(&name))
+    name.and_then(|name| FacetName::new(name).ok()).is_some_and(|name| known.has(&name))
 }
 
 fn to_index(offset: u64) -> io::Result<usize> {
@@ -314,12 +326,8 @@ mod tests {
 
     #[test]
     fn a_super_journal_has_facets_alone() {
-        let environment =
-            lapidary_engine::Environment::with_io(Arc::new(lapidary_engine::MemoryIo::new()));
-        let options = lapidary_engine::StoreOptions::create();
-        let store = Store::open(environment, options).unwrap();
-        store.create_facet(&FacetName::new("a/b").unwrap()).unwrap();
-        let mut names = ScratchFile::new(space(1 << 10), Watch::Names(store));
+        let known = KnownFacets::new(|name| name.as_str() == "a/b");
+        let mut names = ScratchFile::new(space(1 << 10), Watch::Names(known));
         names.write(0, b"a/b-journal\0").unwrap();
         for other in ["/a/b-journal\0", "a/b-journal", "a/c-journal\0", "a/b\0", "-journal\0"] {
             let failure = names.write(12, other.as_bytes()).unwrap_err();

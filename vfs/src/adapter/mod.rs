@@ -112,7 +112,7 @@ impl StoreVfs {
     #[must_use]
     pub fn new(store: Arc<Store>, options: VfsOptions) -> Self {
         Self {
-            groups: Groups::new(Arc::clone(&store)),
+            groups: Arc::default(),
             store,
             scratch: ScratchSpace {
                 memory_bytes_max: options.scratch_memory_bytes_max,

@@ -26,9 +26,8 @@ use super::{Durability, thread_log_buffer};
 use crate::error::{Failure, Operation};
 
 /// The connections of a file system, and their super-journals.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Groups {
-    store: Arc<Store>,
     families: Mutex<Families>,
     /// Super-journals by name, with the family of those that have named it.
     super_journals: Mutex<HashMap<String, Option<Arc<Family>>>>,
@@ -36,12 +35,13 @@ pub(crate) struct Groups {
 
 #[derive(Debug, Default)]
 struct Families {
-    by_connection: HashMap<usize, Weak<Family>>,
+    /// By the addresses of a connection and of a store.
+    by_connection: HashMap<(usize, usize), Weak<Family>>,
     /// Number of entries at which those of closed connections are let go of.
     sweep_at: usize,
 }
 
-/// The open databases of one connection.
+/// The open databases of one connection in one store.
 #[derive(Debug)]
 pub(super) struct Family {
     store: Arc<Store>,
@@ -75,24 +75,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Groups {
-    pub(crate) fn new(store: Arc<Store>) -> Arc<Self> {
-        Arc::new(Self { store, families: Mutex::default(), super_journals: Mutex::default() })
-    }
-
-    /// The family of the connection at that address.
-    pub(super) fn family(&self, connection: usize) -> Arc<Family> {
+    /// The family of what the connection at that address has in `store`.
+    pub(super) fn family(&self, connection: usize, store: &Arc<Store>) -> Arc<Family> {
         const SWEEP_AT_LEAST: usize = 64;
+        // A family that is alive keeps the store that it is of, and so its address.
+        let key = (connection, Arc::as_ptr(store).addr());
         let mut families = locked(&self.families);
-        if let Some(family) = families.by_connection.get(&connection).and_then(Weak::upgrade) {
+        if let Some(family) = families.by_connection.get(&key).and_then(Weak::upgrade) {
             return family;
         }
         if families.by_connection.len() >= families.sweep_at {
             families.by_connection.retain(|_, family| family.strong_count() > 0);
             families.sweep_at = SWEEP_AT_LEAST.max(2 * families.by_connection.len());
         }
-        let store = Arc::clone(&self.store);
+        let store = Arc::clone(store);
         let family = Arc::new(Family { store, connection, members: Mutex::default() });
-        families.by_connection.insert(connection, Arc::downgrade(&family));
+        families.by_connection.insert(key, Arc::downgrade(&family));
         family
     }
 
@@ -102,12 +100,11 @@ impl Groups {
     }
 
     /// A transaction of `family` names a super-journal; `false` if that is not one of this file
-    /// system's.
+    /// system's, or has been named by what is in another store.
     pub(super) fn join_super_journal(&self, name: &str, family: &Arc<Family>) -> bool {
         let mut super_journals = locked(&self.super_journals);
         let Some(members) = super_journals.get_mut(name) else { return false };
-        *members = Some(Arc::clone(family));
-        true
+        Arc::ptr_eq(members.get_or_insert_with(|| Arc::clone(family)), family)
     }
 
     /// A super-journal is deleted. `commits`: as the commit of those that named it; otherwise they are

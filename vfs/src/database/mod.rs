@@ -42,6 +42,7 @@ use crate::file::{File, Filled, LockLevel, PragmaAnswer};
 use crate::gate::GateState;
 use crate::header;
 use crate::scratch::SEVERAL_FILES;
+use crate::stores::{OpenStore, OpenedFacet};
 
 /// What an error says about a rollback journal that is switched off.
 const NO_JOURNAL: &str = "journal_mode=OFF is refused: SQLite could not take a failed statement back, and a half-done \
@@ -98,6 +99,8 @@ pub(crate) struct DatabaseFile {
     exclusive_locking: bool,
     /// Why the handle is of no use any more.
     broken: Option<String>,
+    /// The use of a store that was opened for its files. Dropped last, as that may close it.
+    used: Option<OpenStore>,
 }
 
 impl DatabaseFile {
@@ -122,7 +125,14 @@ impl DatabaseFile {
             fixed: None,
             exclusive_locking: false,
             broken: None,
+            used: None,
         }
+    }
+
+    /// As a use of a store that is shared by those that use it.
+    pub(crate) fn using(mut self, store: OpenStore) -> Self {
+        self.used = Some(store);
+        self
     }
 
     /// A handle that reads `version` of the facet, and nothing else.
@@ -261,7 +271,7 @@ impl DatabaseFile {
 
 impl File for DatabaseFile {
     fn opened_by(&mut self, connection: usize) {
-        self.family = Some(self.groups.family(connection));
+        self.family = Some(self.groups.family(connection, &self.store));
     }
 
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<Filled, Failure> {
@@ -413,7 +423,7 @@ impl File for DatabaseFile {
         // With a shared cache, another connection than the one that opened the file.
         let is_own = self.family.as_ref().is_some_and(|family| family.connection == connection);
         if !is_own {
-            self.family = Some(self.groups.family(connection));
+            self.family = Some(self.groups.family(connection, &self.store));
         }
         let Some(family) = &self.family else { return Ok(()) };
         if let Some(name) = super_journal {
@@ -507,6 +517,11 @@ impl File for DatabaseFile {
             ));
         }
         self.transaction(Operation::Write).map(Transaction::set_journal_seen)
+    }
+
+    fn opened_facet(&self) -> Option<OpenedFacet> {
+        let store = self.used.clone()?;
+        Some(OpenedFacet { facet: Arc::clone(&self.facet), store })
     }
 
     fn has_moved(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lapidary_engine::{Environment, Facet, FacetName, MemoryIo, PageSize, Store, StoreOptions};
 use rusqlite::ffi as sqlite;
 
-use super::{DatabaseFile, Durability, Groups};
+use super::{DatabaseFile, Durability};
 use crate::file::{File, Filled, LockLevel};
 
 fn facet() -> (Arc<Store>, Arc<Facet>) {
@@ -16,7 +16,7 @@ fn facet() -> (Arc<Store>, Arc<Facet>) {
 }
 
 fn open((store, facet): &(Arc<Store>, Arc<Facet>)) -> DatabaseFile {
-    let groups = Groups::new(Arc::clone(store));
+    let groups = Arc::default();
     DatabaseFile::new(Arc::clone(store), groups, Arc::clone(facet), Durability::Sync, false)
 }
 
@@ -233,7 +233,7 @@ fn locks() {
     drop(two);
     assert!(!facet.1.has_writer(), "closing lets go of the writer");
 
-    let groups = Groups::new(Arc::clone(&facet.0));
+    let groups = Arc::default();
     let mut reader = DatabaseFile::new(facet.0, groups, facet.1, Durability::Sync, true);
     reader.lock(LockLevel::Shared).unwrap();
     assert_eq!(reader.lock(LockLevel::Reserved).unwrap_err().code, sqlite::SQLITE_READONLY);

@@ -40,13 +40,21 @@ mod host {
 
     type DbName = unsafe extern "C" fn(*mut sqlite::sqlite3, c_int) -> *const c_char;
 
-    static DB_NAME: OnceLock<DbName> = OnceLock::new();
+    /// What is called of the host, once it is known: one SQLite in the life of the process.
+    static HOST: OnceLock<Host> = OnceLock::new();
+
+    struct Host {
+        /// Where its table is.
+        table: usize,
+        db_name: DbName,
+    }
 
     /// Has this crate, and rusqlite, call SQLite through the table that it passes to the entry point of
     /// an extension. To be called there, before all else; again does no harm.
     ///
     /// # Errors
-    /// [`VfsError::HostTooOld`].
+    /// [`VfsError::HostTooOld`]; [`VfsError::SecondHost`] if the process has several SQLite libraries and
+    /// another one called first.
     ///
     /// # Safety
     /// `api` is what SQLite passed to the entry point of an extension.
@@ -59,18 +67,17 @@ mod host {
             return Err(VfsError::HostTooOld { version, needed: VERSION_MIN });
         }
         // SAFETY: the table of a release that has this entry.
-        let entry = unsafe { api.cast::<Option<DbName>>().add(DB_NAME_INDEX) };
+        let db_name = unsafe { api.cast::<Option<DbName>>().add(DB_NAME_INDEX) };
         // SAFETY: as above.
-        let db_name = unsafe { *entry };
-        // SAFETY: as the caller says.
-        let taken = unsafe { sqlite::rusqlite_extension_init2(api) };
-        match (taken, db_name) {
-            (Ok(()), Some(db_name)) => {
-                DB_NAME.get_or_init(|| db_name);
-                Ok(())
-            }
-            _ => Err(VfsError::HostTooOld { version, needed: sqlite::SQLITE_VERSION_NUMBER }),
+        let db_name = unsafe { *db_name };
+        let too_old = || VfsError::HostTooOld { version, needed: sqlite::SQLITE_VERSION_NUMBER };
+        let table = api.addr();
+        let host = Host { table, db_name: db_name.ok_or_else(too_old)? };
+        if HOST.get_or_init(|| host).table != table {
+            return Err(VfsError::SecondHost);
         }
+        // SAFETY: as the caller says.
+        unsafe { sqlite::rusqlite_extension_init2(api) }.map_err(|_| too_old())
     }
 
     /// As `sqlite3_db_name`.
@@ -81,9 +88,9 @@ mod host {
         connection: *mut sqlite::sqlite3,
         index: c_int,
     ) -> *const c_char {
-        match DB_NAME.get() {
+        match HOST.get() {
             // SAFETY: as the caller says.
-            Some(db_name) => unsafe { db_name(connection, index) },
+            Some(host) => unsafe { (host.db_name)(connection, index) },
             None => std::ptr::null(),
         }
     }

@@ -8,10 +8,12 @@ use std::slice;
 use rusqlite::ffi as sqlite;
 
 use super::journal;
+use super::opened::FCNTL_OPENED_FACET;
 use super::slot::{self, OpenFile, with_file, with_file_always};
 use super::vfs_methods::text;
 use crate::error::{Failure, Operation};
 use crate::file::{FETCHED_PAST_BYTES, File, Filled, LockLevel, PragmaAnswer};
+use crate::stores::OpenedFacet;
 
 /// The methods table for files of type `F`.
 pub(super) struct Methods<F>(PhantomData<F>);
@@ -266,6 +268,10 @@ unsafe extern "C" fn file_control<F: File>(
                 // It always holds: asked, it is on, and it cannot be set.
                 // SAFETY: the operation's argument is a place for an int (4).
                 unsafe { *argument.cast::<c_int>() = 1 };
+            }
+            FCNTL_OPENED_FACET => {
+                // SAFETY: only `opened.rs` asks this, and passes such a place.
+                unsafe { *argument.cast::<Option<OpenedFacet>>() = open.file.opened_facet() };
             }
             // The engine takes space when a page is written; a hint is no reason to.
             sqlite::SQLITE_FCNTL_SIZE_HINT => {}

@@ -29,6 +29,7 @@ mod io_methods;
 mod journal;
 mod libraries;
 mod mount;
+mod opened;
 #[cfg(not(feature = "loadable_extension"))]
 mod process;
 mod slot;
@@ -37,7 +38,7 @@ mod vfs_methods;
 
 #[cfg(feature = "loadable_extension")]
 pub use api::use_host_sqlite;
-pub(crate) use forked::{Generation, OPENED_BEFORE_FORK};
+pub(crate) use forked::{Generation, OPENED_BEFORE_FORK, PerProcess};
 pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;

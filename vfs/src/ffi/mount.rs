@@ -51,6 +51,10 @@ impl<S> Mount<S> {
     pub(crate) fn file_system(&self) -> &S {
         &self.file_system
     }
+
+    pub(super) fn is_vfs(&self, vfs: *const sqlite::sqlite3_vfs) -> bool {
+        std::ptr::eq(vfs, self.vfs.0)
+    }
 }
 
 impl<S: FileSystem> Mount<S> {

@@ -14,6 +14,7 @@ mod history;
 mod interrupt;
 mod modes;
 mod names;
+mod path_vfs;
 mod quota;
 mod refusals;
 mod root_hash;
