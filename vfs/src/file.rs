@@ -59,6 +59,8 @@ pub(crate) enum PragmaAnswer {
     PassOn,
     /// It fails with these words.
     Refuse(String),
+    /// It gives one row with this text.
+    Row(String),
 }
 
 /// An open file. Used by one thread at a time; SQLite's own mutexes see to that.

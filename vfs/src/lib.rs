@@ -92,6 +92,9 @@
 //! - The URI parameters `nolock` and `immutable` are refused, and so is any that begins with
 //!   `lapidary`, or is called `at` in other than lower case: SQLite would ignore it in silence. What
 //!   else it does not know it ignores.
+//! - `PRAGMA lapidary_stat` gives figures of the facet, as JSON ([`facet_json`]);
+//!   `PRAGMA lapidary_verify` verifies the whole store (`Store::verify`), reading all of it, and gives
+//!   `ok` or a line for each thing that is wrong. Other pragmas that begin with `lapidary_` are refused.
 //! - Result codes are SQLite's; [`take_last_error`] has the words behind the last one.
 //!
 //! # Reading map
@@ -105,7 +108,9 @@
 //! | `names` | facet names against the names of SQLite's side files |
 //! | `database` | a handle to a facet: locks are snapshots, the commit point |
 //! | `database/transaction`, `database/pages` | staged writes; bytes over pages |
+//! | `database/pragma` | pragmas that mean something here |
 //! | `database/visible`, `database/stamp` | the change counter SQLite sees, and why |
+//! | `stat` | figures as JSON |
 //! | `header` | the few fields of a first page that matter here |
 //! | `root_hash` | root hashes of SQLite databases, in facets and in files |
 //! | `stores` | a VFS that opens stores by their paths and shares them |
@@ -134,6 +139,7 @@ mod registration;
 mod root_hash;
 mod scratch;
 mod side_files;
+mod stat;
 mod stores;
 
 pub use error::{VfsError, take_last_error};
@@ -145,4 +151,5 @@ pub use gate::Gate;
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};
 pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_of_reader};
+pub use stat::{facet_json, store_json};
 pub use stores::{OpenStore, OpenedFacet, PathVfs};

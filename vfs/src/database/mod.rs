@@ -22,6 +22,7 @@
 
 mod group;
 mod pages;
+mod pragma;
 mod stamp;
 mod transaction;
 mod visible;
@@ -477,29 +478,7 @@ impl File for DatabaseFile {
     }
 
     fn pragma(&mut self, name: &str, value: Option<&str>) -> PragmaAnswer {
-        let Some(value) = value else {
-            return PragmaAnswer::PassOn;
-        };
-        if name.eq_ignore_ascii_case("locking_mode") {
-            let exclusive = value.eq_ignore_ascii_case("exclusive");
-            // Where there is one version alone there is nothing to miss.
-            if exclusive && self.read_only && self.fixed.is_none() {
-                return PragmaAnswer::Refuse(NO_EXCLUSIVE_READER.into());
-            }
-            self.exclusive_locking = exclusive;
-        } else if name.eq_ignore_ascii_case("journal_mode") {
-            if is_journal_mode(value, "off") {
-                return PragmaAnswer::Refuse(NO_JOURNAL.into());
-            }
-            // In normal locking mode SQLite finds that there is no shared memory and stays with
-            // the mode it has. In exclusive mode it would do without, and learn of the refusal
-            // only from the commit that follows the pragma's answer.
-            let keeps_locks = self.exclusive_locking || self.lock_level() != LockLevel::None;
-            if is_journal_mode(value, "wal") && keeps_locks {
-                return PragmaAnswer::Refuse(NO_WRITE_AHEAD_LOG.into());
-            }
-        }
-        PragmaAnswer::PassOn
+        self.answer_pragma(name, value)
     }
 
     fn wants_journal_check(&self) -> bool {
@@ -555,11 +534,6 @@ impl Drop for DatabaseFile {
 
 fn write_ahead_log_refused(facet: &Facet, operation: Operation) -> Failure {
     Failure::of(operation, format!("facet {}: {NO_WRITE_AHEAD_LOG}", facet.name()))
-}
-
-/// Whether SQLite takes `value` for the journal mode `mode`, as it does any beginning of its name.
-fn is_journal_mode(value: &str, mode: &str) -> bool {
-    !value.is_empty() && mode.starts_with(value.to_ascii_lowercase().as_str())
 }
 
 /// A log buffer for a thread that has none of its own: threads take turns.

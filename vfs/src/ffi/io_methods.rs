@@ -322,6 +322,11 @@ unsafe fn pragma<F: File>(
     };
     match open.file.pragma(name, value) {
         PragmaAnswer::PassOn => Ok(sqlite::SQLITE_NOTFOUND),
+        PragmaAnswer::Row(words) => {
+            // SAFETY: the first of the array is for the answer, which SQLite frees.
+            unsafe { *strings = sqlite_string(&words) };
+            Ok(sqlite::SQLITE_OK)
+        }
         PragmaAnswer::Refuse(words) => {
             // SAFETY: the first of the array is for the answer, which SQLite frees.
             unsafe { *strings = sqlite_string(&words) };
