@@ -191,6 +191,21 @@ class Facets(Case):
             assert one(facet("t3"), "SELECT count(*) FROM t") == 50
         """)
 
+    def test_a_transaction_over_several_facets_is_one(self):
+        self.python("""
+            a = facet("a")
+            a.execute("ATTACH 'file:b?vfs=lapidary&store=store' AS b")
+            a.execute("ATTACH 'file:a?vfs=lapidary&store=other' AS other")
+            for schema in ["main", "b", "other"]:
+                a.execute(f"CREATE TABLE {schema}.t(x)")
+            a.executescript("BEGIN; INSERT INTO main.t VALUES (1); INSERT INTO b.t VALUES (1); COMMIT")
+            a.executescript("BEGIN; INSERT INTO main.t VALUES (2); INSERT INTO other.t VALUES (2)")
+            assert "disk I/O error" in error(lambda: a.execute("COMMIT"))
+            assert "several stores" in one(loader, "SELECT lapidary_last_error()")
+            counts = [one(a, f"SELECT count(*) FROM {schema}.t") for schema in ["main", "b", "other"]]
+            assert counts == [1, 1, 0], counts
+        """)
+
     def test_transactions(self):
         self.python("""
             a = facet("a")
@@ -242,6 +257,22 @@ class Loading(Case):
         self.assertEqual(self.python("print(one(facet('a'), 'SELECT sum(x) FROM t'))"), "3")
         self.shell(".open 'file:a?vfs=lapidary&store=store'", "BEGIN; DELETE FROM t;", ".quit")
         self.assertEqual(self.python("print(one(facet('a'), 'SELECT sum(x) FROM t'))"), "3")
+
+    def test_the_process_ends_in_the_middle_of_work(self):
+        for _ in range(3):
+            self.python("""
+                import time
+                def work(name):
+                    mine = facet(name)
+                    mine.execute("CREATE TABLE IF NOT EXISTS t(x)")
+                    while True:
+                        mine.execute("INSERT INTO t VALUES (randomblob(20000))")
+                        mine.execute("DELETE FROM t WHERE rowid < (SELECT max(rowid) - 20 FROM t)")
+                for name in "abc":
+                    threading.Thread(target=work, args=(name,), daemon=True).start()
+                time.sleep(0.5)
+            """)
+        self.python("assert one(facet('a'), 'PRAGMA lapidary_verify') == 'ok'")
 
     def test_settings_that_are_wrong(self):
         answer = self.shell(check=False, LAPIDARY_DEFAULT_VFS="maybe")
