@@ -36,6 +36,10 @@ examples:
 simulation SEEDS="200":
     LAPIDARY_SIM_SEEDS={{SEEDS}} .ci/run simulation
 
+# The loadable extension, in the programs it is for.
+extension:
+    .ci/run extension
+
 # Licences, duplicates and sources of dependencies.
 deny:
     .ci/run deny

@@ -498,6 +498,47 @@ class Errors(Case):
         """)
 
 
+class Documentation(Case):
+    """What docs/EXTENSION.md shows is what happens."""
+
+    def blocks(self, language):
+        path = os.path.join(os.path.dirname(__file__), "../../../docs/EXTENSION.md")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        text = text.replace("./liblapidary_vfs", EXTENSION).replace("/var/lib/app/store", "store")
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        return [block for found, block in blocks if found == language]
+
+    def test_the_shell(self):
+        (session,) = [block for block in self.blocks("") if "sqlite> " in block]
+        lines = session.splitlines()[1:]
+        commands = [line.removeprefix("sqlite> ") for line in lines if line.startswith("sqlite> ")]
+        shown = [line for line in lines if not line.startswith("sqlite> ")]
+        self.assertEqual(self.shell(*commands).splitlines(), shown)
+
+    def test_the_default_vfs(self):
+        (command,) = [block for block in self.blocks("sh") if "DEFAULT_VFS" in block]
+        subprocess.run(["sh", "-ec", command], cwd=self.directory, check=True)
+        self.assertEqual(sorted(os.listdir(self.directory)), ["store"])
+
+    def test_python(self):
+        opened, failed = self.blocks("python")
+        said = self.python(opened + failed)
+        self.assertEqual(said + "\n", self.blocks("")[-1])
+
+    def test_from_a_file_and_back(self):
+        (sql,) = self.blocks("sql")
+        old = sqlite3.connect(os.path.join(self.directory, "old.db"))
+        old.executescript("CREATE TABLE note(body); INSERT INTO note VALUES ('kept')")
+        opened = ".open 'file:a?vfs=lapidary&store=store'"
+        self.shell(opened, sql)
+        other = ".open 'file:b?vfs=lapidary&store=store'"
+        self.assertEqual(self.shell(other, ".restore 'file:old.db?vfs=unix'", "SELECT * FROM note"), "kept")
+        for copy in ["old.db", "copy.db"]:
+            found = sqlite3.connect(os.path.join(self.directory, copy)).execute("SELECT * FROM note")
+            self.assertEqual(found.fetchall(), [("kept",)])
+
+
 class ShellLog(Case):
     def test_the_log_has_the_words(self):
         answer = self.shell(".log stderr", ".open 'file:a?vfs=lapidary&AT=1&store=store'", check=False)
