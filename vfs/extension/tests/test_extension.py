@@ -21,7 +21,7 @@ EXTENSION = os.path.abspath(os.environ["LAPIDARY_EXTENSION"])
 
 # Begins every Python program here. `error` runs what is to fail and gives SQLite's words.
 PRELUDE = f"""
-import json, os, sqlite3, sys, threading
+import json, os, signal, sqlite3, sys, threading
 EXTENSION = {EXTENSION!r}
 
 def load(connection):
@@ -239,6 +239,19 @@ class Loading(Case):
             assert json.loads(one(facet("a"), "SELECT lapidary_stat()"))["facets"] == 1
         """)
         self.shell(".open 'file:a?vfs=lapidary&store=store'", f".load {EXTENSION}", "SELECT * FROM t")
+
+    def test_signals_are_left_to_the_program(self):
+        self.python("""
+            a, blocked = facet("a"), []
+            for thread in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{thread}/status") as file:
+                    fields = dict(line.split(":", 1) for line in file)
+                mask, name = int(fields["SigBlk"], 16), fields["Name"].strip()
+                assert int(thread) != os.getpid() or mask == 0
+                if name.startswith("lapidary"):
+                    blocked.append((mask >> signal.SIGTERM - 1 & 1, mask >> signal.SIGSEGV - 1 & 1))
+            assert blocked == [(1, 0), (1, 0)], blocked
+        """)
 
     def test_the_process_ends_with_connections_open(self):
         for end in ["sys.exit(0)", "os._exit(0)", "os.kill(os.getpid(), 15)"]:

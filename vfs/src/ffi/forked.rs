@@ -4,7 +4,6 @@
 //! one of them held stays locked, and two processes that write one log destroy it. So each open file
 //! knows the generation of the process that opened it, and answers no other.
 
-use std::os::raw::c_int;
 use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -26,7 +25,7 @@ impl Generation {
     }
 }
 
-extern "C" fn after_fork_in_child() {
+unsafe extern "C" fn after_fork_in_child() {
     // Nothing but what may be done in a signal handler.
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
@@ -37,14 +36,9 @@ extern "C" fn after_fork_in_child() {
 /// If the C library has no memory for it.
 pub(super) fn watch() {
     static WATCHING: Once = Once::new();
-    type Handler = Option<extern "C" fn()>;
-    // SAFETY: declared as POSIX has it.
-    unsafe extern "C" {
-        fn pthread_atfork(prepare: Handler, parent: Handler, child: Handler) -> c_int;
-    }
     WATCHING.call_once(|| {
         // SAFETY: a function of this library, which is not unloaded while it has a VFS (1).
-        let code = unsafe { pthread_atfork(None, None, Some(after_fork_in_child)) };
+        let code = unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
         assert_eq!(code, 0, "the C library has room for a fork handler");
     });
 }

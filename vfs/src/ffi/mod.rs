@@ -32,6 +32,7 @@ mod mount;
 mod opened;
 #[cfg(not(feature = "loadable_extension"))]
 mod process;
+mod signals;
 mod slot;
 mod statements;
 mod vfs_methods;
@@ -42,6 +43,7 @@ pub(crate) use forked::{Generation, OPENED_BEFORE_FORK, PerProcess};
 pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;
+pub(crate) use signals::with_signals_blocked;
 pub use statements::finalize_forgotten;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lapidary_engine::{Environment, Error, FacetName, Store, StoreOptions};
 
-use crate::ffi::Generation;
+use crate::ffi::{Generation, with_signals_blocked};
 
 /// The stores that are open, or were, by the path that tells them apart.
 #[derive(Debug, Default)]
@@ -121,7 +121,7 @@ impl SharedStores {
             Some(store) => Arc::clone(store),
             None => {
                 let options = StoreOptions { create, ..StoreOptions::default() };
-                Store::open(Environment::system(&path), options)?
+                with_signals_blocked(|| Store::open(Environment::system(&path), options))?
             }
         };
         state.store = Some(Arc::clone(&store));
