@@ -84,7 +84,7 @@ impl Target {
     }
 
     /// Whether the calling thread may wait for a reply.
-    fn check_wait(&self) -> Result<()> {
+    pub(crate) fn check_wait(&self) -> Result<()> {
         self.host.check_process()?;
         if core_thread::is_current() {
             return Err(HostError::WaitOnCore { facet: self.facet.clone() });

@@ -205,6 +205,17 @@ impl Core {
         self.on_catalog(&[], |store| body(&store.open_facet(name)?))
     }
 
+    /// Gives the facet `from` and everything below it the name `to`, after closing the connections
+    /// of its subtree.
+    pub(crate) fn rename(&mut self, from: &FacetName, to: &FacetName) -> (Result<()>, Ticket) {
+        let shared = Arc::clone(&self.shared);
+        self.on_catalog(&[from], |store| {
+            let mut newest = shared.names.for_rename();
+            *newest = store.rename_facet(from, to)?;
+            Ok(())
+        })
+    }
+
     /// Runs `body`, which changes or tells of the catalog, after closing the connections of the
     /// subtrees in `closing`.
     pub(crate) fn on_catalog<T>(

@@ -7,6 +7,8 @@ use lapidary_engine::{ErrorKind, FacetName, Store};
 use lapidary_vfs::VfsError;
 use rusqlite::{ErrorCode, ffi};
 
+use crate::files::FileError;
+
 /// Result of a host operation.
 pub type Result<T, E = HostError> = std::result::Result<T, E>;
 
@@ -59,6 +61,9 @@ pub enum HostError {
     /// The store could not be registered with SQLite.
     #[error(transparent)]
     Vfs(#[from] VfsError),
+    /// A SQLite file could not be imported, exported or salvaged.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A closure gave its transaction up with [`HostError::abort`]; it was rolled back.
     #[error("{}aborted by the caller: {source}", In(.facet.as_ref()))]
     Aborted {
@@ -215,6 +220,7 @@ impl HostError {
                 ErrorKind::Corruption => HostErrorKind::Corruption,
                 _ => HostErrorKind::Io,
             },
+            Self::File(error) => error.kind(),
             Self::Vfs(_)
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }

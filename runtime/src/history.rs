@@ -122,7 +122,7 @@ impl FacetHandle {
     }
 
     /// Runs `body` on the calling thread.
-    fn with_facet<T>(&self, body: impl FnOnce(&Arc<Facet>) -> Result<T>) -> Result<T> {
+    pub(crate) fn with_facet<T>(&self, body: impl FnOnce(&Arc<Facet>) -> Result<T>) -> Result<T> {
         let host = &self.target.host;
         host.check_open(Some(&self.name))?;
         let facet = host.readers.facet(&self.name);

@@ -18,6 +18,7 @@ use crate::config::HostConfig;
 use crate::core_thread::{self, Core};
 use crate::error::{HostError, Result};
 use crate::facet::FacetHandle;
+use crate::files::forget_interrupted;
 use crate::mailbox::{Inbox, mailbox};
 use crate::placement::core_of;
 use crate::readers::Readers;
@@ -75,6 +76,7 @@ impl Host {
         // The last buffer is for plain connections and changes of the catalog.
         config.store.tunables.log_buffers = config.cores.get() + 1;
         let store = Store::open(environment, config.store.clone())?;
+        forget_interrupted(&store)?;
         Self::start(store, config, process_setup)
     }
 
@@ -178,14 +180,7 @@ impl Host {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.target(&from).call(move |core: &mut Core| {
-            let shared = Arc::clone(&core.shared);
-            core.on_catalog(&[&from], |store| {
-                let mut newest = shared.names.for_rename();
-                *newest = store.rename_facet(&from, &to)?;
-                Ok(())
-            })
-        })
+        self.target(&from).call(move |core: &mut Core| core.rename(&from, &to))
     }
 
     /// At most `limit` facets within `prefix` (all if `None`), in the order of their names, from the

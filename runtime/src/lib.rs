@@ -41,6 +41,8 @@
 //! | `host` | [`Host`]: opening, names (delete, rename, list), figures, shutdown |
 //! | `facet` | [`FacetHandle`] and [`Transaction`]: the calls on one database |
 //! | `forks` | forks, quotas and retentions, by name |
+//! | `uri` | how plain connections name a facet |
+//! | `files` | import and export of SQLite files, salvage of a damaged store into files |
 //! | `history` | bookmarks of a facet, reading and restoring the past |
 //! | `call` | [`Call`]: the reply to come, as a future and for blocking |
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
@@ -63,6 +65,7 @@ mod config;
 mod core_thread;
 mod error;
 mod facet;
+mod files;
 mod forks;
 mod history;
 mod host;
@@ -74,18 +77,23 @@ mod readers;
 mod shared;
 mod stat;
 mod task;
+mod uri;
 mod writers;
 
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
 pub use error::{HostError, HostErrorKind, Result};
 pub use facet::{FacetHandle, Transaction};
+pub use files::{
+    ExportOptions, FileContent, FileError, FileProgress, FileStep, ImportCheck, ImportOptions,
+    Imported, SalvagedFile, SalvagedFiles, file_path_of, salvage,
+};
 pub use host::Host;
 pub use stat::{CoreStat, HostStat};
 
 pub use lapidary_engine::{
-    Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, QuotaInfo, Retention,
-    RootHash, Store, StoreOptions, StoreStat, Tunables, VersionInfo,
+    Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize, QuotaInfo,
+    Retention, RootHash, Salvaged, Store, StoreOptions, StoreStat, Tunables, VersionInfo,
 };
 pub use lapidary_vfs::{ProcessSetup, VfsOptions, root_hash_of_file};
 /// The SQLite API that closures receive, in the version this crate was built with.

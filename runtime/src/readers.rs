@@ -4,7 +4,6 @@
 //! it at a time. It is a plain connection of the VFS: it sees the newest durable version, pins it
 //! for the length of one transaction, and takes no lock that the writer would wait for.
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +15,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, TransactionState};
 
 use crate::error::{HostError, Result};
+use crate::uri::uri;
 
 /// Enough that threads seldom meet at a lock.
 const SHARDS: usize = 16;
@@ -266,32 +266,4 @@ fn in_snapshot<T>(
         }
     }
     outcome
-}
-
-/// The name as SQLite's URI. Names are never passed as they are: SQLite may be built to take any
-/// that starts with `file:` for a URI, so that the facet `file:a` would open the facet `a`.
-fn uri(name: &FacetName) -> String {
-    let mut uri = String::with_capacity(name.as_str().len() + 8);
-    uri.push_str("file:");
-    for byte in name.as_str().bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(uri, "%{byte:02X}");
-        }
-    }
-    uri
-}
-
-#[cfg(test)]
-mod tests {
-    use super::uri;
-    use lapidary_engine::FacetName;
-
-    #[test]
-    fn names_are_escaped() {
-        let name = FacetName::new("file:a/b?c#d%41 é").unwrap();
-        assert_eq!(uri(&name), "file:file%3Aa/b%3Fc%23d%2541%20%C3%A9");
-    }
 }
