@@ -53,6 +53,12 @@
 //! | `readers` | pooled read-only connections for any thread |
 //! | `config`, `error`, `stat` | settings, what can go wrong, figures |
 //!
+//! # Features
+//!
+//! `cli`, on by default, builds the command `lapidary` (`cli/`, `docs/COMMAND.md`), so that
+//! `cargo install` finds it. The library has nothing of it: who embeds the crate turns default
+//! features off and compiles none of what the command needs.
+//!
 //! # SQLite's process-wide settings
 //!
 //! [`Host::open`] switches off SQLite's malloc statistics (a mutex that serialises the cores) and
