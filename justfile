@@ -32,6 +32,10 @@ test:
 examples:
     .ci/run examples
 
+# rusqlite, sqlx and diesel on facets.
+orm:
+    .ci/run orm
+
 # The simulation with fresh seeds, more of them than CI has time for.
 simulation SEEDS="200":
     LAPIDARY_SIM_SEEDS={{SEEDS}} .ci/run simulation
