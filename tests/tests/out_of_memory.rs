@@ -82,6 +82,24 @@ fn run(vfs: &str, store: &Arc<Store>, nth: u64, then: Then, states: [&str; 2]) -
     failed
 }
 
+/// Asks for the VFS's own answers to pragmas with the `nth` allocation failing. Returns whether it got
+/// that far.
+fn ask(connection: &Connection, nth: u64, then: Then) -> bool {
+    let when = format!("pragma, allocation {nth}, {then:?}");
+    fail_at(nth, then);
+    let refused = connection.execute_batch("PRAGMA journal_mode=OFF").unwrap_err();
+    let answer = connection.query_row("PRAGMA lapidary_stat", [], |row| row.get::<_, String>(0));
+    let failed = stop_failing();
+    if !refused.to_string().contains("journal_mode=OFF is refused") {
+        assert_out_of_memory(&refused, &when);
+    }
+    match answer {
+        Ok(answer) => assert!(!answer.is_empty(), "{when}"),
+        Err(error) => assert_out_of_memory(&error, &when),
+    }
+    failed
+}
+
 #[test]
 fn at_every_allocation() {
     install();
@@ -114,6 +132,9 @@ fn at_every_allocation() {
         let last = (1..).find(|&nth| !run(vfs, store, nth, then, states)).unwrap();
         assert!(last > 500, "{last} allocations");
         small_store::maintain(&registration).unwrap();
+        let connection = open(vfs, &template).unwrap();
+        let last = (1..).find(|&nth| !ask(&connection, nth, then)).unwrap();
+        assert!(last > 10, "{last} allocations");
     }
     // What a version that somebody still reads needs could not be let go of.
     for name in [&template, &after] {

@@ -320,19 +320,19 @@ unsafe fn pragma<F: File>(
     let Some(name) = name else {
         return Ok(sqlite::SQLITE_NOTFOUND);
     };
-    match open.file.pragma(name, value) {
-        PragmaAnswer::PassOn => Ok(sqlite::SQLITE_NOTFOUND),
-        PragmaAnswer::Row(words) => {
-            // SAFETY: the first of the array is for the answer, which SQLite frees.
-            unsafe { *strings = sqlite_string(&words) };
-            Ok(sqlite::SQLITE_OK)
-        }
-        PragmaAnswer::Refuse(words) => {
-            // SAFETY: the first of the array is for the answer, which SQLite frees.
-            unsafe { *strings = sqlite_string(&words) };
-            Err(Failure::new(sqlite::SQLITE_ERROR, words))
-        }
+    let (code, words) = match open.file.pragma(name, value) {
+        PragmaAnswer::PassOn => return Ok(sqlite::SQLITE_NOTFOUND),
+        PragmaAnswer::Row(words) => (sqlite::SQLITE_OK, words),
+        PragmaAnswer::Refuse(words) => (sqlite::SQLITE_ERROR, words),
+    };
+    let answer = sqlite_string(&words);
+    // Without words SQLite would take it for a pragma without a row, or for an error of another kind.
+    if answer.is_null() {
+        return Err(Failure::new(sqlite::SQLITE_NOMEM, "no memory for the answer to a pragma"));
     }
+    // SAFETY: the first of the array is for the answer, which SQLite frees.
+    unsafe { *strings = answer };
+    if code == sqlite::SQLITE_OK { Ok(code) } else { Err(Failure::new(code, words)) }
 }
 
 /// A copy of `text` for SQLite to free; null if there is no memory.
