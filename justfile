@@ -36,6 +36,10 @@ examples:
 orm:
     .ci/run orm
 
+# SQLite's own test scripts on facets, for instance `just sqlite-tcl --jobs 4 'trans*'`.
+sqlite-tcl *ARGUMENTS:
+    tests/sqlite-tcl.sh {{ARGUMENTS}}
+
 # The simulation with fresh seeds, more of them than CI has time for.
 simulation SEEDS="200":
     LAPIDARY_SIM_SEEDS={{SEEDS}} .ci/run simulation
