@@ -50,8 +50,9 @@ pub struct Tunables {
     /// appends to; the number is taken modulo this.
     pub log_buffers: usize,
     /// Shortest time between two flushes asked for by
-    /// [`Store::request_flush`](crate::Store::request_flush). Default 500 microseconds. An idle store flushes at once.
-    /// Shorter lowers latency under load and costs CPU.
+    /// [`Store::request_flush`](crate::Store::request_flush) while any [`Worker`](crate::Worker) is at work.
+    /// Default 500 microseconds. An idle store flushes at once. Shorter lowers latency under load and
+    /// costs CPU.
     pub flush_interval: Duration,
     /// Appended but unwritten bytes at which committers wait for a flush. Default 32 MiB.
     pub buffered_bytes_max: usize,

@@ -9,7 +9,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use lapidary_engine::{ErrorKind, Lsn, Ticket, View};
+use lapidary_engine::{
+    Environment, ErrorKind, Lsn, MemoryIo, Store, StoreOptions, Ticket, Tunables, View,
+};
 use support::{FaultyIo, name, open, read, wait_until, write};
 
 /// A snapshot ends after the commit that replaced its page was published, and before the rest of
@@ -73,4 +75,42 @@ fn a_ticket_that_was_never_given_out_is_refused() {
     let answer = answer.recv_timeout(Duration::from_secs(20)).expect("an answer comes");
     assert_eq!(answer, Err(ErrorKind::InvalidInput));
     store.wait_durable(store.current_ticket()).unwrap();
+}
+
+/// The interval between flushes is an hour here, so that what is durable before did not wait for it.
+#[test]
+fn when_all_rest_a_flush_that_was_asked_for_does_not_wait() {
+    let tunables = Tunables { flush_interval: Duration::from_secs(3600), ..Tunables::default() };
+    let options = StoreOptions { tunables, ..StoreOptions::create() };
+    let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+    let store = Store::open(environment, options).unwrap();
+    let facet = store.create_facet(&name("a")).unwrap();
+    let (mut one, mut other) = (store.worker(), store.worker());
+    let commit = |byte| {
+        let store = &store;
+        support::try_write(&facet, byte).unwrap();
+        let ticket = facet.latest_ticket();
+        store.request_flush();
+        move || store.is_durable(ticket).unwrap()
+    };
+    wait_until("the first flush, at once", commit(1));
+    let second = commit(2);
+    one.rest();
+    thread::sleep(Duration::from_millis(30));
+    assert!(!second(), "one is at work, and could add to it");
+    other.rest();
+    wait_until("all rest", &second);
+    wait_until("all rest already", commit(3));
+    one.resume();
+    let fourth = commit(4);
+    thread::sleep(Duration::from_millis(30));
+    assert!(!fourth(), "one is at work again");
+    drop(one);
+    wait_until("the only one left rests", fourth);
+    drop(other);
+    let fifth = commit(5);
+    thread::sleep(Duration::from_millis(30));
+    assert!(!fifth(), "nobody says anything");
+    store.flush().unwrap();
+    assert!(fifth());
 }

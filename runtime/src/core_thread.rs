@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use lapidary_engine::{Facet, FacetName, Store, Ticket};
+use lapidary_engine::{Facet, FacetName, Store, Ticket, Worker};
 use lapidary_vfs::Gate;
 use rusqlite::Connection;
 
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     writers: Writers,
     gate: Gate,
     output: OutputGate,
+    /// Tells the store when there is nothing to do.
+    worker: Worker,
     counters: Arc<CoreCounters>,
 }
 
@@ -68,7 +70,8 @@ impl Core {
         let writers =
             Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
         let output = OutputGate::new(Arc::clone(&shared.store));
-        Self { number, writers, gate, output, shared, counters }
+        let worker = shared.store.worker();
+        Self { number, writers, gate, output, worker, shared, counters }
     }
 
     /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
@@ -76,7 +79,7 @@ impl Core {
         IS_CORE.set(true);
         // Dropped before `self` and `inbox`, so before those who wait for replies are told.
         let _lost = LostOnPanic { shared: Arc::clone(&self.shared), core: self.number };
-        let mut event = inbox.next();
+        let mut event = self.sleep(&inbox);
         let mut batch_calls = 0;
         loop {
             match event {
@@ -100,7 +103,7 @@ impl Core {
                 // What was sent before the host was closed is in the mailbox by now, and served
                 // below.
                 None if self.shared.is_closed() => break,
-                None => inbox.next(),
+                None => self.sleep(&inbox),
             };
         }
         while let Some(Event::Task(task)) = inbox.try_next() {
@@ -111,6 +114,14 @@ impl Core {
         self.writers.close_all();
         // Last: until now a call that came late found the mailbox open; from now on it is refused.
         drop(inbox);
+    }
+
+    /// Sleeps until there is something to do. What is to be flushed need not wait for more of it.
+    fn sleep(&mut self, inbox: &Inbox) -> Event {
+        self.worker.rest();
+        let event = inbox.next();
+        self.worker.resume();
+        event
     }
 
     fn serve(&mut self, mut task: Box<dyn Task>) {

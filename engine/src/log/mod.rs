@@ -8,6 +8,7 @@
 //! prefix of the history.
 
 mod buffer;
+mod workers;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -24,6 +25,7 @@ use crate::format::BLOCK_BYTES;
 use crate::segments::{Purpose, Segments};
 use crate::types::{Lsn, SegmentId, Ticket};
 use buffer::Buffer;
+use workers::Workers;
 
 /// Figures since the store was opened.
 #[derive(Debug, Default)]
@@ -56,6 +58,7 @@ pub(crate) struct Log {
     /// A flush was asked for and has not begun.
     requested: AtomicBool,
     flusher: OnceLock<Thread>,
+    pub(crate) workers: Workers,
     listeners: RwLock<Vec<Listener>>,
     pub(crate) counters: LogCounters,
 }
@@ -89,6 +92,7 @@ impl Log {
             closed: AtomicBool::new(false),
             requested: AtomicBool::new(false),
             flusher: OnceLock::new(),
+            workers: Workers::default(),
             listeners: RwLock::default(),
             counters: LogCounters::default(),
         }
@@ -244,6 +248,16 @@ impl Log {
         fence(Ordering::SeqCst);
         if !self.requested.load(Ordering::Relaxed)
             && !self.requested.swap(true, Ordering::AcqRel)
+            && let Some(flusher) = self.flusher.get()
+        {
+            flusher.unpark();
+        }
+    }
+
+    /// Has the flusher thread look again whether it has to wait.
+    pub(crate) fn hurry(&self) {
+        if self.is_requested()
+            && self.workers.all_rest()
             && let Some(flusher) = self.flusher.get()
         {
             flusher.unpark();

@@ -65,7 +65,8 @@ impl Threads {
     }
 }
 
-/// Flushes when asked: at once if the last flush began an interval ago, else when it will have.
+/// Flushes when asked: at once if the last flush began an interval ago or nobody is at work who could
+/// add to it, else when one of the two will be so.
 fn flush(shared: &Shared, stopping: &AtomicBool) {
     let core = &shared.core;
     let clock = &core.environment.clock;
@@ -79,7 +80,7 @@ fn flush(shared: &Shared, stopping: &AtomicBool) {
         }
         let now_ns = clock.monotonic_ns();
         let rest_ns = began_ns.map_or(0, |began: u64| interval.saturating_sub(now_ns - began));
-        if rest_ns > 0 {
+        if rest_ns > 0 && !core.log.workers.all_rest() {
             thread::park_timeout(Duration::from_nanos(rest_ns));
             continue;
         }

@@ -14,6 +14,7 @@ mod salvage;
 mod settings;
 mod superblock;
 mod verify;
+mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -27,6 +28,7 @@ pub use fork::ForkFrom;
 pub use limits::QuotaInfo;
 pub use salvage::{SalvageReport, SalvageSink, Salvaged};
 pub use verify::{Finding, FindingKind, VerifyProgress, VerifyReport};
+pub use worker::Worker;
 
 use crate::config::{Background, StoreOptions};
 use crate::core::{Changed, Core};
@@ -345,7 +347,7 @@ impl Store {
     }
 
     /// Asks the store's thread for a flush and returns at once. Flushes asked for this way keep
-    /// [`flush_interval`](crate::Tunables::flush_interval) apart. With
+    /// [`flush_interval`](crate::Tunables::flush_interval) apart, unless every [`Worker`] rests. With
     /// [`Background::Manual`] there is no such thread, and nothing happens.
     pub fn request_flush(&self) {
         self.shared.core.log.request_flush();
