@@ -99,7 +99,7 @@ fn when_all_rest_a_flush_that_was_asked_for_does_not_wait() {
     thread::sleep(Duration::from_millis(30));
     assert!(!second(), "one is at work, and could add to it");
     other.rest();
-    wait_until("all rest", &second);
+    wait_until("all rest", second);
     wait_until("all rest already", commit(3));
     one.resume();
     let fourth = commit(4);

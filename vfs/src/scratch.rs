@@ -15,6 +15,7 @@ use std::sync::Arc;
 use lapidary_engine::FacetName;
 use rusqlite::ffi as sqlite;
 
+use crate::database::SuperJournalIsOpen;
 use crate::error::{Failure, Operation};
 use crate::file::{File, Filled, LockLevel};
 use crate::registration::VfsOptions;
@@ -76,7 +77,10 @@ pub(crate) enum Watch {
     /// The same, which is refused.
     NoSuperJournal,
     /// The names in a super-journal: all must be of journals of these facets.
-    Names(KnownFacets),
+    Names {
+        known: KnownFacets,
+        _open: Arc<SuperJournalIsOpen>,
+    },
 }
 
 impl ScratchFile {
@@ -93,7 +97,9 @@ impl ScratchFile {
             // (`writeSuperJournal`). Without it the record means nothing.
             Watch::SuperJournalName if bytes == JOURNAL_MAGIC => Ok(&[0; JOURNAL_MAGIC.len()]),
             Watch::NoSuperJournal if bytes == JOURNAL_MAGIC => refused(NO_SUPER_JOURNAL),
-            Watch::Names(known) if !is_journal_of_facet(bytes, known) => refused(SEVERAL_FILES),
+            Watch::Names { known, .. } if !is_journal_of_facet(bytes, known) => {
+                refused(SEVERAL_FILES)
+            }
             _ => Ok(bytes),
         }
     }
@@ -327,7 +333,10 @@ mod tests {
     #[test]
     fn a_super_journal_has_facets_alone() {
         let known = KnownFacets::new(|name| name.as_str() == "a/b");
-        let mut names = ScratchFile::new(space(1 << 10), Watch::Names(known));
+        let mut names = ScratchFile::new(
+            space(1 << 10),
+            Watch::Names { known, _open: Arc::new(SuperJournalIsOpen) },
+        );
         names.write(0, b"a/b-journal\0").unwrap();
         for other in ["/a/b-journal\0", "a/b-journal", "a/c-journal\0", "a/b\0", "-journal\0"] {
             let failure = names.write(12, other.as_bytes()).unwrap_err();

@@ -43,8 +43,8 @@ pub(crate) fn open(
         FileKind::MainJournal => Watch::SuperJournalName,
         FileKind::MainDatabase | FileKind::Temporary => Watch::Nothing,
         FileKind::SuperJournal => {
-            groups.open_super_journal(request.name.unwrap_or_default());
-            Watch::Names(known())
+            let open = groups.open_super_journal(request.name.unwrap_or_default());
+            Watch::Names { known: known(), _open: open }
         }
         FileKind::WriteAheadLog => {
             let name = request.name.unwrap_or("database");

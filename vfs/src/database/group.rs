@@ -29,8 +29,29 @@ use crate::error::{Failure, Operation};
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     families: Mutex<Families>,
-    /// Super-journals by name, with the family of those that have named it.
-    super_journals: Mutex<HashMap<String, Option<Arc<Family>>>>,
+    super_journals: Mutex<HashMap<String, SuperJournal>>,
+}
+
+/// A super-journal that was opened and is not deleted.
+#[derive(Debug)]
+struct SuperJournal {
+    /// Held by the open file.
+    open: Weak<SuperJournalIsOpen>,
+    /// Of those that have named it.
+    family: Option<Arc<Family>>,
+}
+
+/// To be kept for as long as the file is open.
+#[derive(Debug)]
+pub(crate) struct SuperJournalIsOpen;
+
+impl SuperJournal {
+    /// Whether it may yet be deleted by a commit. SQLite leaves one behind whose transaction failed in
+    /// phase one.
+    fn is_in_use(&self) -> bool {
+        let has_members = |family: &Arc<Family>| !locked(&family.members).is_empty();
+        self.open.strong_count() > 0 || self.family.as_ref().is_some_and(has_members)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,23 +116,28 @@ impl Groups {
     }
 
     /// A super-journal is begun.
-    pub(crate) fn open_super_journal(&self, name: &str) {
-        locked(&self.super_journals).insert(name.to_owned(), None);
+    pub(crate) fn open_super_journal(&self, name: &str) -> Arc<SuperJournalIsOpen> {
+        let is_open = Arc::new(SuperJournalIsOpen);
+        let new = SuperJournal { open: Arc::downgrade(&is_open), family: None };
+        let mut super_journals = locked(&self.super_journals);
+        super_journals.retain(|_, left| left.is_in_use());
+        super_journals.insert(name.to_owned(), new);
+        is_open
     }
 
     /// A transaction of `family` names a super-journal; `false` if that is not one of this file
     /// system's, or has been named by what is in another store.
     pub(super) fn join_super_journal(&self, name: &str, family: &Arc<Family>) -> bool {
         let mut super_journals = locked(&self.super_journals);
-        let Some(members) = super_journals.get_mut(name) else { return false };
-        Arc::ptr_eq(members.get_or_insert_with(|| Arc::clone(family)), family)
+        let Some(named) = super_journals.get_mut(name) else { return false };
+        Arc::ptr_eq(named.family.get_or_insert_with(|| Arc::clone(family)), family)
     }
 
     /// A super-journal is deleted. `commits`: as the commit of those that named it; otherwise they are
     /// rolled back, each by itself.
     pub(crate) fn delete_super_journal(&self, name: &str, commits: bool) -> Result<(), Failure> {
-        let family = locked(&self.super_journals).remove(name).flatten();
-        match family {
+        let deleted = locked(&self.super_journals).remove(name);
+        match deleted.and_then(|deleted| deleted.family) {
             Some(family) if commits => family.commit(),
             _ => Ok(()),
         }
@@ -217,5 +243,38 @@ impl Family {
         }
         let durable = self.store.wait_durable(ticket);
         durable.map_err(|error| Failure::from_engine(Operation::Commit, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapidary_engine::{Environment, MemoryIo, StoreOptions};
+
+    use super::*;
+
+    #[test]
+    fn super_journals_that_are_left_behind_are_forgotten() {
+        let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+        let store = Store::open(environment, StoreOptions::create()).unwrap();
+        let groups = Groups::default();
+        let family = groups.family(1, &store);
+        for number in 0..10 {
+            let name = format!("a-mj00000090{number}");
+            let file = groups.open_super_journal(&name);
+            if number % 2 == 0 {
+                assert!(groups.join_super_journal(&name, &family));
+            }
+            // The transaction fails, and SQLite closes the file and does not delete it.
+            drop(file);
+        }
+        let open = groups.open_super_journal("b-mj000000901");
+        assert_eq!(locked(&groups.super_journals).len(), 1);
+        let other = groups.open_super_journal("c-mj000000901");
+        assert_eq!(locked(&groups.super_journals).len(), 2, "one that is open stays");
+        assert!(groups.join_super_journal("b-mj000000901", &family));
+        drop((open, other));
+        groups.delete_super_journal("b-mj000000901", true).unwrap();
+        assert!(!groups.join_super_journal("b-mj000000901", &family), "it is gone");
+        assert_eq!(Arc::strong_count(&family), 1, "nobody else holds it");
     }
 }

@@ -34,8 +34,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lapidary_engine::{Facet, HeldPages, Snapshot, Store, Ticket, View};
 use rusqlite::ffi as sqlite;
 
-pub(crate) use self::group::Groups;
 use self::group::{Family, Member, Outcome};
+pub(crate) use self::group::{Groups, SuperJournalIsOpen};
 use self::transaction::{Committed, Transaction};
 use self::visible::VisibleHeader;
 use crate::error::{Failure, Operation};
