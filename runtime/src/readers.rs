@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashlink::LruCache;
 use lapidary_engine::{Bookmark, Error, Facet, FacetName, Store};
-use lapidary_vfs::finalize_forgotten;
+use lapidary_vfs::{facet_uri, finalize_forgotten};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, TransactionState};
 
 use crate::error::{HostError, Result};
-use crate::uri::uri;
 
 /// Enough that threads seldom meet at a lock.
 const SHARDS: usize = 16;
@@ -225,7 +224,7 @@ impl Readers {
 
     fn open(&self, name: &FacetName) -> Result<Reader> {
         let facet = self.find(name)?;
-        Ok(Reader { connection: self.connect(uri(name))?, facet })
+        Ok(Reader { connection: self.connect(facet_uri(name))?, facet })
     }
 
     fn open_at(&self, name: &FacetName, bookmark: &Bookmark) -> Result<Reader> {
@@ -233,7 +232,7 @@ impl Readers {
         // The connection pins it too. This one says in the store's own words what is wrong, and keeps
         // the version until then.
         let pinned = facet.snapshot_at(bookmark)?;
-        let connection = self.connect(format!("{}?at={bookmark}", uri(name)))?;
+        let connection = self.connect(format!("{}?at={bookmark}", facet_uri(name)))?;
         drop(pinned);
         Ok(Reader { connection, facet })
     }

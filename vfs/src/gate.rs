@@ -79,8 +79,8 @@ impl Gate {
             let reason = format!("facet name \"{facet}\": {}", names::RESERVED);
             return Err(rusqlite::Error::SqliteFailure(error, Some(reason)));
         }
-        let path = names::uri_path(facet.as_str());
-        let uri = format!("file:{path}?{GATE_PARAMETER}={}", self.state.token);
+        let uri = names::facet_uri(facet);
+        let uri = format!("{uri}?{GATE_PARAMETER}={}", self.state.token);
         let flags = flags | OpenFlags::SQLITE_OPEN_URI;
         Connection::open_with_flags_and_vfs(uri, flags, self.registration.name())
     }

@@ -147,6 +147,7 @@ pub use ffi::finalize_forgotten;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
 pub use gate::Gate;
+pub use names::facet_uri;
 #[cfg(not(feature = "loadable_extension"))]
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
 pub use registration::{Registration, VfsOptions};

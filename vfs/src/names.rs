@@ -47,19 +47,31 @@ pub(crate) fn is_super_journal(name: &str) -> bool {
     dash == b"-mj" && digits[6] == b'9' && digits.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// `name` as the path of a `file:` URI.
-pub(crate) fn uri_path(name: &str) -> String {
+/// The URI that opens a facet, to which parameters may be added (`?vfs=…`), whatever is in its name.
+///
+/// A name had better not be passed as it is: SQLite may be built to take any that starts with `file:`
+/// for a URI, so that the facet `file:a` would open the facet `a`.
+///
+/// ```
+/// # use lapidary_engine::FacetName;
+/// let name = FacetName::new("tenants/a & b?")?;
+/// assert_eq!(lapidary_vfs::facet_uri(&name), "file:tenants/a%20%26%20b%3F");
+/// # Ok::<(), lapidary_engine::Error>(())
+/// ```
+#[must_use]
+pub fn facet_uri(name: &FacetName) -> String {
     use std::fmt::Write as _;
-    let mut path = String::with_capacity(name.len());
-    for byte in name.bytes() {
+    let mut uri = String::with_capacity(name.as_str().len() + 8);
+    uri.push_str("file:");
+    for byte in name.as_str().bytes() {
         if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
-            path.push(char::from(byte));
+            uri.push(char::from(byte));
         } else {
             // Writing into a String cannot fail.
-            let _ = write!(path, "%{byte:02X}");
+            let _ = write!(uri, "%{byte:02X}");
         }
     }
-    path
+    uri
 }
 
 #[cfg(test)]
@@ -78,8 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn uri_paths_escape_what_uris_treat_specially() {
-        assert_eq!(uri_path("tenants/a-1_x.y~z"), "tenants/a-1_x.y~z");
-        assert_eq!(uri_path("a b?c#d%e&f=ü"), "a%20b%3Fc%23d%25e%26f%3D%C3%BC");
+    fn uris_escape_what_they_treat_specially() {
+        let uri = |name: &str| facet_uri(&FacetName::new(name).unwrap());
+        assert_eq!(uri("tenants/a-1_x.y~z"), "file:tenants/a-1_x.y~z");
+        assert_eq!(uri("a b?c#d%e&f=ü"), "file:a%20b%3Fc%23d%25e%26f%3D%C3%BC");
+        assert_eq!(uri("file:a/b?c#d%41 é"), "file:file%3Aa/b%3Fc%23d%2541%20%C3%A9");
     }
 }
