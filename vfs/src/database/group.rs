@@ -203,13 +203,9 @@ impl Family {
     }
 
     fn append(&self, members: &mut [&mut Member]) -> Result<Vec<Committed>, Failure> {
-        let mut begun = Vec::with_capacity(members.len());
-        for member in members.iter_mut() {
-            let header = match member.transaction.seal_in_group() {
-                Ok(header) => header,
-                Err(error) => return Err(error.failure(&member.facet)),
-            };
-            begun.push((header, member.transaction.base().version()));
+        let mut sealed = Vec::with_capacity(members.len());
+        for Member { transaction, facet, .. } in members.iter_mut().map(|member| &mut **member) {
+            sealed.push(transaction.seal_in_group().map_err(|error| error.failure(facet))?);
         }
         let log_buffer = match members.first().map(|member| &member.durability) {
             Some(Durability::Gated(gate)) => gate.log_buffer(),
@@ -221,12 +217,8 @@ impl Family {
             .store
             .commit_together(&mut writers, log_buffer)
             .map_err(|error| Failure::from_engine(Operation::Commit, &error))?;
-        let ended = members.iter_mut().zip(begun).map(|(member, (header, from))| {
-            let to = member.transaction.base().version();
-            member.transaction.start_over();
-            Committed { ticket, from, to, header }
-        });
-        Ok(ended.collect())
+        let ended = members.iter_mut().zip(sealed);
+        Ok(ended.map(|(member, sealed)| member.transaction.end(sealed, ticket)).collect())
     }
 
     /// Waits for those who must, and tells the gates of the others.

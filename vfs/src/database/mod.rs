@@ -235,9 +235,11 @@ impl DatabaseFile {
         let mut transaction = member.transaction;
         match member.outcome {
             None | Some(Outcome::Unchanged) => {}
-            Some(Outcome::Committed(committed)) => self.committed(&mut transaction, &committed),
+            Some(Outcome::Committed(committed)) => {
+                note_committed(&mut self.visible, &mut transaction, &committed);
+            }
             Some(Outcome::Broken(committed, reason)) => {
-                self.committed(&mut transaction, &committed);
+                note_committed(&mut self.visible, &mut transaction, &committed);
                 self.broken = Some(reason);
             }
             Some(Outcome::Failed) => {
@@ -245,11 +247,6 @@ impl DatabaseFile {
             }
         }
         self.hold = Hold::Writing(transaction);
-    }
-
-    fn committed(&mut self, transaction: &mut Transaction, committed: &Committed) {
-        self.visible.committed(committed.from, committed.to, committed.header.as_ref());
-        transaction.set_stamp_before(self.visible.stamp);
     }
 
     /// Waits, or leaves waiting to the gate.
@@ -472,8 +469,7 @@ impl File for DatabaseFile {
                 return Err(error.failure(&self.facet));
             }
         };
-        self.visible.committed(committed.from, committed.to, committed.header.as_ref());
-        transaction.set_stamp_before(self.visible.stamp);
+        note_committed(&mut self.visible, transaction, &committed);
         self.acknowledge(committed.ticket)
     }
 
@@ -530,6 +526,16 @@ impl Drop for DatabaseFile {
     fn drop(&mut self) {
         self.resume();
     }
+}
+
+/// The handle goes on at the version that its transaction became.
+fn note_committed(
+    visible: &mut VisibleHeader,
+    transaction: &mut Transaction,
+    committed: &Committed,
+) {
+    visible.committed(committed.from, committed.to, committed.header.as_ref());
+    transaction.set_stamp_before(visible.stamp);
 }
 
 fn write_ahead_log_refused(facet: &Facet, operation: Operation) -> Failure {

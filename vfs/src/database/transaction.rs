@@ -35,6 +35,13 @@ pub(super) struct Committed {
     pub(super) header: Option<Header>,
 }
 
+/// A transaction that is ready for the commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sealed {
+    from: Version,
+    header: Option<Header>,
+}
+
 /// Why a commit was not made.
 #[derive(Debug)]
 pub(super) enum CommitError {
@@ -193,28 +200,33 @@ impl Transaction {
     }
 
     fn try_commit(&mut self, log_buffer: usize) -> Result<Committed, CommitError> {
-        let header = self.seal()?;
-        let from = self.writer.base().version();
+        let sealed = self.seal()?;
         let ticket = self.writer.commit(log_buffer)?;
+        Ok(self.end(sealed, ticket))
+    }
+
+    /// What was sealed is committed: the next transaction of the same writer begins.
+    pub(super) fn end(&mut self, sealed: Sealed, ticket: Ticket) -> Committed {
+        let Sealed { from, header } = sealed;
         let to = self.writer.base().version();
         self.start_over();
-        Ok(Committed { ticket, from, to, header })
+        Committed { ticket, from, to, header }
     }
 
     /// As [`seal`](Self::seal), where SQLite cuts off the end of a file that shrank only after the
     /// commit: the header says already how long it is to be.
-    pub(super) fn seal_in_group(&mut self) -> Result<Option<Header>, CommitError> {
-        let header = self.seal()?;
-        if let Some(pages) = header.as_ref().and_then(header::page_count)
+    pub(super) fn seal_in_group(&mut self) -> Result<Sealed, CommitError> {
+        let sealed = self.seal()?;
+        if let Some(pages) = sealed.header.as_ref().and_then(header::page_count)
             && pages < self.writer.page_count()
         {
             self.writer.set_page_count(pages)?;
         }
-        Ok(header)
+        Ok(sealed)
     }
 
-    /// Makes what is staged ready for the commit. Returns the header, where it was written.
-    fn seal(&mut self) -> Result<Option<Header>, CommitError> {
+    /// Makes what is staged ready for the commit.
+    fn seal(&mut self) -> Result<Sealed, CommitError> {
         let header = match std::mem::replace(&mut self.header, FileHeader::Untouched) {
             FileHeader::Untouched => None,
             FileHeader::Written(header) => Some(header),
@@ -236,11 +248,11 @@ impl Transaction {
                 self.writer.rechunk(page_size, self.size_bytes)?;
             }
         }
-        Ok(header)
+        Ok(Sealed { from: self.writer.base().version(), header })
     }
 
     /// What is staged, to be committed together with others' after
-    /// [`seal_in_group`](Self::seal_in_group); [`start_over`](Self::start_over) follows.
+    /// [`seal_in_group`](Self::seal_in_group); [`end`](Self::end) follows.
     pub(super) fn writer(&mut self) -> &mut Writer {
         &mut self.writer
     }
@@ -256,8 +268,7 @@ impl Transaction {
         self.start_over();
     }
 
-    /// The next transaction of the same writer begins.
-    pub(super) fn start_over(&mut self) {
+    fn start_over(&mut self) {
         self.size_bytes = pages::size_bytes(&self.writer);
         self.header = FileHeader::Untouched;
         self.journal_seen = false;
