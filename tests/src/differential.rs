@@ -15,3 +15,4 @@ pub mod known;
 pub mod outcome;
 pub mod pages;
 pub mod shrink;
+mod tree_page;

@@ -12,7 +12,7 @@ use super::case::{Action, Case, Family};
 use super::content::logical_hash;
 use super::known::{self, Check};
 use super::outcome::{run, run_around};
-use super::pages::{first_difference, pages_of};
+use super::pages::{Compared, first_difference, pages_of};
 use crate::small_store;
 
 /// Where the sides differ.
@@ -294,7 +294,11 @@ impl<'a> Run<'a> {
         for (number, page) in (1..).zip(ours.chunks_mut(page_size.bytes())) {
             snapshot.read_page(PageNo(number), page).map_err(engine)?;
         }
-        match first_difference(&theirs, &ours, page_size.bytes()) {
+        let compared = match self.arena.mmap_bytes {
+            0 => Compared::Bytes,
+            _ => Compared::Readable,
+        };
+        match first_difference(&theirs, &ours, page_size.bytes(), compared) {
             None => Ok(()),
             Some(page) => Err(format!("page {page} is not the same at the end")),
         }
