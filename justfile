@@ -32,6 +32,10 @@ test:
 examples:
     .ci/run examples
 
+# Instructions of the common things, against their limits.
+instructions:
+    .ci/run instructions
+
 # rusqlite, sqlx and diesel on facets.
 orm:
     .ci/run orm
