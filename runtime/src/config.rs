@@ -8,6 +8,7 @@ use lapidary_engine::StoreOptions;
 use lapidary_vfs::{ProcessSettings, VfsOptions};
 
 use crate::error::{HostError, Result};
+use crate::isolation::Isolation;
 
 /// What a call meets when its core's mailbox is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -46,6 +47,8 @@ pub struct HostConfig {
     pub(crate) vfs: VfsOptions,
     pub(crate) vfs_name: Option<String>,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) isolation: Isolation,
+    pub(crate) slow_statement: Option<Duration>,
 }
 
 /// SQLite's own default, which needs no statement at each open.
@@ -67,6 +70,8 @@ impl Default for HostConfig {
             vfs: VfsOptions::default(),
             vfs_name: None,
             shutdown_timeout: Duration::from_secs(30),
+            isolation: Isolation::trusted(),
+            slow_statement: None,
         }
     }
 }
@@ -175,6 +180,21 @@ impl HostConfig {
     /// gives up and leaves the store to recovery, which loses nothing acknowledged.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
+        self
+    }
+
+    /// What SQL inside facets may do, unless [`Host::set_isolation`](crate::Host::set_isolation) says
+    /// otherwise. Default: [`Isolation::trusted`], everything but `ATTACH`.
+    pub fn isolation(mut self, policy: Isolation) -> Self {
+        self.isolation = policy;
+        self
+    }
+
+    /// Statements that take at least this long are told to `tracing` as a warning, with the facet, the
+    /// SQL without the values bound to it, and the time, which SQLite measures in milliseconds.
+    /// Default: none are. It costs two readings of the clock for each statement.
+    pub fn slow_statement(mut self, at_least: Duration) -> Self {
+        self.slow_statement = Some(at_least);
         self
     }
 

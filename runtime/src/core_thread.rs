@@ -18,6 +18,7 @@ use rusqlite::Connection;
 
 use crate::config::HostConfig;
 use crate::error::{HostError, Result};
+use crate::isolation::transaction;
 use crate::mailbox::{Event, Inbox};
 use crate::output_gate::OutputGate;
 use crate::shared::Shared;
@@ -172,6 +173,7 @@ impl Core {
             // The error may tell of anything, such as damage done by a commit before it.
             Err(error) => return (Err(error.within(name)), self.shared.store.current_ticket()),
         };
+        let running = writer.guard.begin(writer);
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| body(writer)));
         let mut keep = true;
         let mut outcome = outcome.unwrap_or_else(|panic| {
@@ -181,13 +183,14 @@ impl Core {
             Err(HostError::Panicked { facet: name.clone(), message: message(panic) })
         });
         if !writer.is_autocommit() {
-            if writer.prepare_cached("ROLLBACK").and_then(|mut s| s.execute(())).is_err() {
+            if transaction::rollback(writer).is_err() {
                 keep &= writer.is_autocommit();
             }
             if outcome.is_ok() {
                 outcome = Err(HostError::TransactionLeftOpen { facet: name.clone() });
             }
         }
+        outcome = writer.guard.end(writer, running, name, outcome);
         if let Err(error) = &outcome {
             // A lock that is taken means a snapshot that is old; after a failure of the store the
             // connection's cache is not to be trusted.

@@ -26,6 +26,10 @@ pub enum HostErrorKind {
     InvalidInput,
     /// SQLite refused the statement or its values (syntax, constraint, type): nothing was changed.
     Statement,
+    /// The facet's [`Isolation`](crate::Isolation) does not allow the statement: nothing was done.
+    NotAllowed,
+    /// The call used more than the facet's [`Isolation`](crate::Isolation) grants: it was rolled back.
+    BudgetExceeded,
     /// The closure asked for it, or panicked: its transaction was rolled back.
     Aborted,
     /// The disk, or a limit set on the store, is full: free space, then try again.
@@ -71,6 +75,29 @@ pub enum HostError {
         facet: Option<FacetName>,
         /// The closure's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The facet's [`Isolation`](crate::Isolation) does not allow a statement.
+    #[error(
+        "facet {facet}: {what}: not allowed by the isolation of this facet; leave it out, or allow it \
+         with `Host::set_isolation`"
+    )]
+    NotAllowed {
+        /// The facet.
+        facet: FacetName,
+        /// What was refused.
+        what: String,
+    },
+    /// A call used more than the facet's [`Isolation`](crate::Isolation) grants. What it had not
+    /// committed was rolled back; later calls start afresh.
+    #[error(
+        "{}the call exceeded its budget of {budget} and was rolled back; ask for less in one call, or \
+         raise the budget with `Host::set_isolation`", In(.facet.as_ref())
+    )]
+    BudgetExceeded {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Which budget.
+        budget: Budget,
     },
     /// A closure panicked; its transaction was rolled back and the core went on.
     #[error("facet {facet}: the closure panicked: {message}; its transaction was rolled back")]
@@ -221,6 +248,8 @@ impl HostError {
                 _ => HostErrorKind::Io,
             },
             Self::File(error) => error.kind(),
+            Self::NotAllowed { .. } => HostErrorKind::NotAllowed,
+            Self::BudgetExceeded { .. } => HostErrorKind::BudgetExceeded,
             Self::Vfs(_)
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }
@@ -253,7 +282,7 @@ impl HostError {
             if detail.is_none() && store_is_the_cause(source) {
                 *detail = lapidary_vfs::take_last_error().map(String::into_boxed_str);
             }
-        } else if let Self::Aborted { facet, .. } = &mut self {
+        } else if let Self::Aborted { facet, .. } | Self::BudgetExceeded { facet, .. } = &mut self {
             facet.get_or_insert_with(|| name.clone());
         }
         self
@@ -272,10 +301,42 @@ impl HostError {
         matches!(self, Self::Sql { source, .. } if store_is_the_cause(source))
     }
 
+    /// Whether the authorizer refused a statement. Of a function SQLite says so in words alone.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(ErrorCode::AuthorizationForStatementDenied)
+            || source.to_string().contains("not authorized")
+    }
+
     /// Whether SQLite could not take a lock.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Sql { source, .. }
             if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy)))
+    }
+}
+
+/// What an [`Isolation`](crate::Isolation) grants to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Budget {
+    /// Wall time on its thread.
+    Time(Duration),
+    /// VM steps of SQLite.
+    Steps(u64),
+    /// Rows of its result.
+    ResultRows(u64),
+    /// Bytes of its result.
+    ResultBytes(u64),
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(time) => write!(f, "{time:?}"),
+            Self::Steps(steps) => write!(f, "{steps} VM steps"),
+            Self::ResultRows(rows) => write!(f, "{rows} rows"),
+            Self::ResultBytes(bytes) => write!(f, "{bytes} bytes of result"),
+        }
     }
 }
 

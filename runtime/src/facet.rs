@@ -11,6 +11,7 @@ use rusqlite::{Connection, Params, Row};
 use crate::call::{Call, Target};
 use crate::core_thread::Core;
 use crate::error::{HostError, Result};
+use crate::isolation::{count_row, transaction};
 
 /// A way to one facet, by name. Cheap to make and to clone; it holds nothing open.
 ///
@@ -102,7 +103,7 @@ impl FacetHandle {
         &self,
         sql: impl Into<Cow<'static, str>>,
         params: P,
-        row: F,
+        mut row: F,
     ) -> Call<Vec<T>>
     where
         T: Send + 'static,
@@ -112,8 +113,13 @@ impl FacetHandle {
         let sql = sql.into();
         self.run(move |connection| {
             let mut statement = connection.prepare_cached(&sql)?;
-            let rows = statement.query_map(params, row)?;
-            Ok(rows.collect::<rusqlite::Result<Vec<T>>>()?)
+            let mut rows = statement.query(params)?;
+            let mut values = Vec::new();
+            while let Some(found) = rows.next()? {
+                count_row(found)?;
+                values.push(row(found)?);
+            }
+            Ok(values)
         })
     }
 
@@ -148,12 +154,12 @@ impl FacetHandle {
         self.run(move |connection| {
             // Kept prepared, which rusqlite's own transactions are not. On `Err` the core rolls
             // back whatever is open.
-            connection.prepare_cached("BEGIN")?.execute(())?;
+            transaction::begin(connection)?;
             let value = body(&Transaction { connection })?;
             if connection.is_autocommit() {
                 return Err(HostError::TransactionEnded { facet });
             }
-            connection.prepare_cached("COMMIT")?.execute(())?;
+            transaction::commit(connection)?;
             Ok(value)
         })
     }

@@ -19,7 +19,9 @@ use crate::core_thread::{self, Core};
 use crate::error::{HostError, Result};
 use crate::facet::FacetHandle;
 use crate::files::forget_interrupted;
+use crate::isolation::Policies;
 use crate::mailbox::{Inbox, mailbox};
+use crate::meter::Meters;
 use crate::placement::core_of;
 use crate::readers::Readers;
 use crate::shared::{Names, Shared};
@@ -31,7 +33,7 @@ use crate::stat::{CoreCounters, HostStat};
 /// [`FacetHandle`]s may outlive it: their calls then fail with
 /// [`Closed`](crate::HostErrorKind::Closed).
 pub struct Host {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
     config: HostConfig,
 }
@@ -118,13 +120,18 @@ impl Host {
                 signal.put();
             }
         }));
+        let policies = Arc::new(Policies::new(config.isolation.clone()));
+        let meters = Arc::<Meters>::default();
         let shared = Arc::new(Shared {
             readers: Readers::new(
                 Arc::clone(&store),
                 &vfs_name,
-                config.idle_readers_max,
-                config.cached_statements_max,
+                &config,
+                Arc::clone(&policies),
+                Arc::clone(&meters),
             ),
+            policies,
+            meters,
             store,
             registration,
             mailboxes: mailboxes.into_boxed_slice(),

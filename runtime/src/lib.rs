@@ -51,6 +51,8 @@
 //! | `output_gate` | replies held until what they observed is durable |
 //! | `writers` | the open writer connections of a core, least recently used closed first |
 //! | `readers` | pooled read-only connections for any thread |
+//! | `isolation` | what SQL inside a facet may do: [`Isolation`], and how it is kept |
+//! | `meter` | what each facet used, to bill from |
 //! | `config`, `error`, `stat` | settings, what can go wrong, figures |
 //!
 //! # Features
@@ -75,8 +77,10 @@ mod files;
 mod forks;
 mod history;
 mod host;
+mod isolation;
 mod line;
 mod mailbox;
+mod meter;
 mod output_gate;
 mod placement;
 mod readers;
@@ -88,13 +92,15 @@ mod writers;
 
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
-pub use error::{HostError, HostErrorKind, Result};
+pub use error::{Budget, HostError, HostErrorKind, Result};
 pub use facet::{FacetHandle, Transaction};
 pub use files::{
     ExportOptions, FileContent, FileError, FileProgress, FileStep, ImportCheck, ImportOptions,
     Imported, SalvagedFile, SalvagedFiles, file_path_of, salvage,
 };
 pub use host::Host;
+pub use isolation::Isolation;
+pub use meter::MeterReading;
 pub use stat::{CoreStat, HostStat};
 
 pub use lapidary_engine::{

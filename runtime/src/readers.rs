@@ -7,14 +7,17 @@
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hashlink::LruCache;
 use lapidary_engine::{Bookmark, Error, Facet, FacetName, Store};
 use lapidary_vfs::{facet_uri, finalize_forgotten};
-use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, TransactionState};
 
+use crate::config::HostConfig;
 use crate::error::{HostError, Result};
+use crate::isolation::{Guard, Policies, transaction};
+use crate::meter::Meters;
 
 /// Enough that threads seldom meet at a lock.
 const SHARDS: usize = 16;
@@ -25,6 +28,9 @@ pub(crate) struct Readers {
     store: Arc<Store>,
     vfs_name: String,
     cached_statements_max: usize,
+    slow_statement: Option<Duration>,
+    policies: Arc<Policies>,
+    meters: Arc<Meters>,
     idle_max: usize,
     closed: AtomicBool,
 }
@@ -36,6 +42,7 @@ struct Shard {
 
 struct Reader {
     connection: Connection,
+    guard: Guard,
     facet: Arc<Facet>,
 }
 
@@ -54,6 +61,15 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Runs `body` in one read transaction.
+    fn run<T>(&self, name: &FacetName, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let running = self.guard.begin(&self.connection);
+        let outcome = in_snapshot(&self.connection, body);
+        self.guard.end(&self.connection, running, name, outcome)
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         finalize_forgotten(&mut self.connection);
@@ -64,8 +80,9 @@ impl Readers {
     pub(crate) fn new(
         store: Arc<Store>,
         vfs_name: &str,
-        idle_max: usize,
-        cached_statements_max: usize,
+        config: &HostConfig,
+        policies: Arc<Policies>,
+        meters: Arc<Meters>,
     ) -> Self {
         let shard = || Mutex::new(Shard { idle: LruCache::new_unbounded(), count: 0 });
         Self {
@@ -73,8 +90,11 @@ impl Readers {
             hasher: RandomState::new(),
             store,
             vfs_name: vfs_name.to_owned(),
-            cached_statements_max,
-            idle_max,
+            cached_statements_max: config.cached_statements_max,
+            slow_statement: config.slow_statement,
+            policies,
+            meters,
+            idle_max: config.idle_readers_max,
             closed: AtomicBool::new(false),
         }
     }
@@ -92,7 +112,7 @@ impl Readers {
         let reader = reader
             .and_then(|reader| self.await_name(&reader.facet).map(|()| reader))
             .map_err(|error| error.within(name).or_stopped(&self.store))?;
-        let outcome = in_snapshot(&reader.connection, body);
+        let outcome = reader.run(name, body);
         let unusable = matches!(&outcome, Err(error) if error.is_store_failure());
         let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.store));
         if !unusable && reader.is_at_rest() {
@@ -109,7 +129,7 @@ impl Readers {
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         let outcome = self.open_at(name, bookmark);
-        let outcome = outcome.and_then(|reader| in_snapshot(&reader.connection, body));
+        let outcome = outcome.and_then(|reader| reader.run(name, body));
         outcome.map_err(|error| error.within(name).or_stopped(&self.store))
     }
 
@@ -174,10 +194,10 @@ impl Readers {
     fn take(&self, name: &FacetName) -> Option<Reader> {
         loop {
             let mut shard = lock(self.shard(name));
-            let reader = shard.idle.get_mut(name)?.pop()?;
+            let mut reader = shard.idle.get_mut(name)?.pop()?;
             shard.count -= 1;
             drop(shard);
-            if reader.serves(name) {
+            if reader.serves(name) && reader.guard.is_current(&self.policies, name) {
                 return Some(reader);
             }
         }
@@ -224,7 +244,8 @@ impl Readers {
 
     fn open(&self, name: &FacetName) -> Result<Reader> {
         let facet = self.find(name)?;
-        Ok(Reader { connection: self.connect(facet_uri(name))?, facet })
+        let (connection, guard) = self.connect(name, facet_uri(name))?;
+        Ok(Reader { connection, guard, facet })
     }
 
     fn open_at(&self, name: &FacetName, bookmark: &Bookmark) -> Result<Reader> {
@@ -232,19 +253,22 @@ impl Readers {
         // The connection pins it too. This one says in the store's own words what is wrong, and keeps
         // the version until then.
         let pinned = facet.snapshot_at(bookmark)?;
-        let connection = self.connect(format!("{}?at={bookmark}", facet_uri(name)))?;
+        let uri = format!("{}?at={bookmark}", facet_uri(name));
+        let (connection, guard) = self.connect(name, uri)?;
         drop(pinned);
-        Ok(Reader { connection, facet })
+        Ok(Reader { connection, guard, facet })
     }
 
-    fn connect(&self, uri: String) -> Result<Connection> {
+    fn connect(&self, name: &FacetName, uri: String) -> Result<(Connection, Guard)> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
-        let connection = Connection::open_with_flags_and_vfs(uri, flags, self.vfs_name.as_str())?;
-        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        let mut connection =
+            Connection::open_with_flags_and_vfs(uri, flags, self.vfs_name.as_str())?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
-        Ok(connection)
+        let (policy, meter) = (self.policies.of(name), self.meters.of(name));
+        let guard = Guard::new(&mut connection, name, policy, meter, self.slow_statement)?;
+        Ok((connection, guard))
     }
 }
 
@@ -256,10 +280,10 @@ fn in_snapshot<T>(
     connection: &Connection,
     body: impl FnOnce(&Connection) -> Result<T>,
 ) -> Result<T> {
-    connection.prepare_cached("BEGIN")?.execute(())?;
+    transaction::begin(connection)?;
     let outcome = body(connection);
     if !connection.is_autocommit() {
-        let ended = connection.prepare_cached("ROLLBACK").and_then(|mut end| end.execute(()));
+        let ended = transaction::rollback(connection);
         if outcome.is_ok() {
             ended?;
         }

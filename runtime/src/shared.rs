@@ -8,7 +8,9 @@ use lapidary_vfs::{ProcessSetup, Registration};
 
 use crate::config::MailboxFull;
 use crate::error::{HostError, Result};
+use crate::isolation::Policies;
 use crate::mailbox::Mailbox;
+use crate::meter::Meters;
 use crate::readers::Readers;
 use crate::stat::CoreCounters;
 
@@ -19,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
     pub(crate) readers: Readers,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
     pub(crate) names: Names,
     pub(crate) process_setup: ProcessSetup,

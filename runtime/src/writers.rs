@@ -2,21 +2,23 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashlink::LruCache;
 use lapidary_engine::{Error, Facet, FacetName, Ticket};
 use lapidary_vfs::{Gate, finalize_forgotten};
-use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
 use crate::error::Result;
+use crate::isolation::Guard;
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
 
 /// A facet's one writer connection.
 pub(crate) struct Writer {
     connection: Connection,
+    pub(crate) guard: Guard,
     facet: Arc<Facet>,
     /// The commit that the connection's snapshot came from: its own newest, or the newest at
     /// opening. If the facet's is another, somebody else has written, and the connection, which
@@ -73,6 +75,7 @@ pub(crate) struct Writers {
     counters: Arc<CoreCounters>,
     cached_statements_max: usize,
     setup: String,
+    slow_statement: Option<Duration>,
 }
 
 impl Writers {
@@ -96,12 +99,18 @@ impl Writers {
             counters,
             cached_statements_max: config.cached_statements_max,
             setup,
+            slow_statement: config.slow_statement,
         }
     }
 
     /// The writer of `name`, opened if it is not; a facet that does not exist is created.
     pub(crate) fn get(&mut self, name: &FacetName) -> Result<&mut Writer> {
-        if !self.open.get(name).is_some_and(|writer| writer.is_current()) {
+        let policies = &self.shared.policies;
+        let is_current = self
+            .open
+            .get_mut(name)
+            .is_some_and(|writer| writer.is_current() && writer.guard.is_current(policies, name));
+        if !is_current {
             self.close(name);
             let writer = self.open_writer(name)?;
             if self.open.len() == self.open.capacity() {
@@ -131,12 +140,13 @@ impl Writers {
         // opened anew.
         let version = facet.latest_ticket();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = self.gate.open(name, flags)?;
-        // A second facet would be written past its own core, and a file past the store.
-        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        let mut connection = self.gate.open(name, flags)?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         connection.execute_batch(&self.setup)?;
-        Ok(Writer { connection, facet, version, observed: told.max(version) })
+        let policy = self.shared.policies.of(name);
+        let meter = self.shared.meters.of(name);
+        let guard = Guard::new(&mut connection, name, policy, meter, self.slow_statement)?;
+        Ok(Writer { connection, guard, facet, version, observed: told.max(version) })
     }
 
     /// Closes the writer of `name`, if it is open.

@@ -1,0 +1,295 @@
+//! The hooks on one connection: the authorizer, the budget, and the refusal of commits.
+//!
+//! How a budget ends a call: SQLite asks the progress handler after every [`STEPS`] VM steps; when
+//! the budget is used up it interrupts the statement, and from then on every other one of the call.
+//! A closure that hides the interruption gains nothing: the commit hook turns each further commit of
+//! the call into a rollback.
+//!
+//! How a RENAME into a reserved name is met: the authorizer is not told the new name, but it is asked
+//! about the function `sqlite_rename_table`, of which every such statement is made. From then on the
+//! text of each statement that begins to run is looked at, and one that holds the reserved prefix
+//! trips the guard like a budget.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lapidary_engine::FacetName;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+
+use super::authorizer::{decide, names_reserved};
+use super::call::{self, Running};
+use super::policy::{Isolation, Rules};
+use crate::error::{Budget, HostError, Result};
+use crate::meter::Meter;
+
+/// VM steps between two looks at the budget; some 10 microseconds. SQLite counts them on from one run
+/// of a prepared statement to the next.
+const STEPS: i32 = 1_000;
+const STEPS_EACH: u64 = STEPS as u64;
+
+const NONE: u64 = u64::MAX;
+
+/// Why nothing of the call may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Trip {
+    No,
+    Time,
+    Steps,
+    Reserved,
+}
+
+/// What the hooks of a connection share. They run on the thread that uses it, one at a time: the
+/// atomics are for the compiler, and never contended.
+#[derive(Debug)]
+struct State {
+    meter: Arc<Meter>,
+    steps_left: AtomicU64,
+    /// Nanoseconds since `EPOCH`.
+    deadline: AtomicU64,
+    tripped: AtomicU8,
+    rename_prepared: AtomicBool,
+    /// The newest refusal of the authorizer.
+    refused: Mutex<Option<String>>,
+}
+
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn nanos_now() -> u64 {
+    u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(NONE)
+}
+
+impl State {
+    fn trip(&self, trip: Trip) {
+        self.tripped.store(trip as u8, Ordering::Relaxed);
+    }
+
+    fn tripped(&self) -> Trip {
+        match self.tripped.load(Ordering::Relaxed) {
+            1 => Trip::Time,
+            2 => Trip::Steps,
+            3 => Trip::Reserved,
+            _ => Trip::No,
+        }
+    }
+
+    /// Whether the running statement is to be interrupted.
+    fn progress(&self) -> bool {
+        self.meter.add_steps(STEPS_EACH);
+        if call::host_speaks() {
+            return false;
+        }
+        if self.tripped() != Trip::No {
+            return true;
+        }
+        let left = self.steps_left.load(Ordering::Relaxed);
+        if left != NONE {
+            if left < STEPS_EACH {
+                self.trip(Trip::Steps);
+                return true;
+            }
+            self.steps_left.store(left - STEPS_EACH, Ordering::Relaxed);
+        }
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        if deadline != NONE && nanos_now() >= deadline {
+            self.trip(Trip::Time);
+            return true;
+        }
+        false
+    }
+
+    fn authorize(&self, rules: &Rules, context: &AuthContext<'_>) -> Authorization {
+        // A trigger or view of the facet's own does not speak for the host, though the host's
+        // statement sets it off.
+        if call::host_speaks() && context.accessor.is_none() {
+            return Authorization::Allow;
+        }
+        if let AuthAction::Function { function_name: "sqlite_rename_table" } = context.action {
+            self.rename_prepared.store(true, Ordering::Relaxed);
+        }
+        match decide(rules, context) {
+            Ok(()) => Authorization::Allow,
+            Err(what) => {
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+                Authorization::Deny
+            }
+        }
+    }
+
+    fn begins(&self, sql: &str) {
+        if self.rename_prepared.load(Ordering::Relaxed)
+            && !call::host_speaks()
+            && names_reserved(sql)
+        {
+            self.trip(Trip::Reserved);
+        }
+    }
+}
+
+/// A connection's policy, in force.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    state: Arc<State>,
+    policy: Arc<Isolation>,
+    /// Of the policies, when this one was found to be the facet's.
+    generation: u64,
+}
+
+impl Guard {
+    /// Puts `policy` in force on `connection`, before anything of the facet's own runs on it.
+    pub(crate) fn new(
+        connection: &mut Connection,
+        name: &FacetName,
+        (policy, generation): (Arc<Isolation>, u64),
+        meter: Arc<Meter>,
+        slow_statement: Option<Duration>,
+    ) -> Result<Self> {
+        let state = Arc::new(State {
+            meter,
+            steps_left: AtomicU64::new(NONE),
+            deadline: AtomicU64::new(NONE),
+            tripped: AtomicU8::new(Trip::No as u8),
+            rename_prepared: AtomicBool::new(false),
+            refused: Mutex::new(None),
+        });
+        for (limit, most) in &policy.limits {
+            connection.set_limit(*limit, *most)?;
+        }
+        // A second facet would be written past its own core, and a file past the store.
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        if let Some(kib) = policy.page_cache_kib_max {
+            // SQLite takes a negative number as KiB.
+            connection.execute_batch(&format!("PRAGMA cache_size=-{kib}"))?;
+        }
+        let mut events = TraceEventCodes::empty();
+        if let Some(rules) = &policy.rules {
+            harden(connection, rules)?;
+            let (rules, with_state) = (rules.clone(), Arc::clone(&state));
+            connection.authorizer(Some(move |context: AuthContext<'_>| {
+                with_state.authorize(&rules, &context)
+            }))?;
+            events |= TraceEventCodes::SQLITE_TRACE_STMT;
+        }
+        let with_state = Arc::clone(&state);
+        connection.progress_handler(STEPS, Some(move || with_state.progress()))?;
+        let with_state = Arc::clone(&state);
+        connection.commit_hook(Some(move || {
+            let refused = with_state.tripped() != Trip::No;
+            if !refused {
+                with_state.meter.add_commit();
+            }
+            refused
+        }))?;
+        let slow = slow_statement.unwrap_or(Duration::MAX);
+        if slow_statement.is_some() {
+            events |= TraceEventCodes::SQLITE_TRACE_PROFILE;
+        }
+        if !events.is_empty() {
+            let (with_state, facet) = (Arc::clone(&state), name.clone());
+            connection.trace_v2(
+                events,
+                Some(move |event: TraceEvent<'_>| match event {
+                    TraceEvent::Stmt(_, sql) => with_state.begins(sql),
+                    TraceEvent::Profile(statement, elapsed) if elapsed >= slow => {
+                        // Without the values that were bound to it.
+                        tracing::warn!(%facet, sql = %statement.sql(), ?elapsed, "slow statement");
+                    }
+                    _ => {}
+                }),
+            )?;
+        }
+        Ok(Self { state, policy, generation })
+    }
+
+    /// Whether the policy is still the facet's. If not, the connection is to be opened anew.
+    pub(crate) fn is_current(&mut self, policies: &super::Policies, name: &FacetName) -> bool {
+        let generation = policies.generation();
+        if self.generation != generation {
+            let (policy, generation) = policies.of(name);
+            if !Arc::ptr_eq(&policy, &self.policy) {
+                return false;
+            }
+            self.generation = generation;
+        }
+        true
+    }
+
+    /// A call begins on the connection.
+    pub(crate) fn begin(&self, connection: &Connection) -> Running {
+        let policy = &self.policy;
+        let deadline = policy.call_time_max.map_or(NONE, |time| {
+            nanos_now().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(NONE))
+        });
+        self.state.deadline.store(deadline, Ordering::Relaxed);
+        let steps = policy.call_steps_max.unwrap_or(NONE);
+        self.state.steps_left.store(steps, Ordering::Relaxed);
+        self.state.trip(Trip::No);
+        let most = (
+            policy.result_rows_max.unwrap_or(u64::MAX),
+            policy.result_bytes_max.unwrap_or(u64::MAX),
+        );
+        Running::begin(most, connection.total_changes())
+    }
+
+    /// The call has ended. What the guard refused in it takes the place of what SQLite made of that.
+    pub(crate) fn end<T>(
+        &self,
+        connection: &Connection,
+        running: Running,
+        name: &FacetName,
+        outcome: Result<T>,
+    ) -> Result<T> {
+        let used = running.end();
+        let written = connection.total_changes().saturating_sub(used.changes_before);
+        self.state.meter.add_call(&used, written);
+        let facet = || name.clone();
+        match self.state.tripped() {
+            Trip::No => {}
+            Trip::Time => {
+                let most = self.policy.call_time_max.unwrap_or_default();
+                return Err(HostError::BudgetExceeded {
+                    facet: Some(facet()),
+                    budget: Budget::Time(most),
+                });
+            }
+            Trip::Steps => {
+                let most = self.policy.call_steps_max.unwrap_or_default();
+                return Err(HostError::BudgetExceeded {
+                    facet: Some(facet()),
+                    budget: Budget::Steps(most),
+                });
+            }
+            Trip::Reserved => {
+                let what = "a name that the host keeps for itself".to_owned();
+                return Err(HostError::NotAllowed { facet: facet(), what });
+            }
+        }
+        let Err(error) = outcome else { return outcome };
+        if error.is_refusal()
+            && let Some(what) =
+                self.state.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            return Err(HostError::NotAllowed { facet: facet(), what });
+        }
+        Err(error)
+    }
+}
+
+/// Settings of SQLite against statements and stored bytes that were made to do harm.
+fn harden(connection: &Connection, rules: &Rules) -> Result<()> {
+    let set = |setting, on| connection.set_db_config(setting, on).map(drop);
+    set(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    set(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    set(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false)?;
+    set(DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false)?;
+    if !rules.double_quoted_strings {
+        set(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+        set(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    }
+    Ok(())
+}

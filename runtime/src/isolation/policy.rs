@@ -1,0 +1,228 @@
+//! What SQL inside a facet may do, as settings.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rusqlite::limits::Limit;
+
+use super::lists;
+
+/// What SQL inside a facet may do and use.
+///
+/// Start from a preset, and change what does not fit. [`untrusted`](Self::untrusted) is for SQL that
+/// a stranger or a machine wrote; [`tenant`](Self::tenant) for programs of known customers, with
+/// migrations and transactions of their own; [`trusted`](Self::trusted), the default of a host, for
+/// the embedder's own SQL.
+///
+/// Given to [`HostConfig::isolation`](crate::HostConfig::isolation) it holds for every facet, to
+/// [`Host::set_isolation`](crate::Host::set_isolation) for one and all below it. `docs/ISOLATION.md`
+/// has the whole table, and what is not bounded.
+///
+/// ```
+/// use std::time::Duration;
+/// use lapidary::Isolation;
+///
+/// let policy = Isolation::untrusted()
+///     .call_time_max(Some(Duration::from_millis(50)))
+///     .result_rows_max(Some(1_000))
+///     .allow_pragma("user_version");
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Isolation {
+    pub(super) rules: Option<Rules>,
+    pub(super) limits: Vec<(Limit, i32)>,
+    pub(super) call_time_max: Option<Duration>,
+    pub(super) call_steps_max: Option<u64>,
+    pub(super) result_rows_max: Option<u64>,
+    pub(super) result_bytes_max: Option<u64>,
+    pub(super) page_cache_kib_max: Option<u32>,
+}
+
+/// What the authorizer goes by.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) pragmas: BTreeSet<String>,
+    pub(super) functions: BTreeSet<String>,
+    pub(super) modules: BTreeSet<String>,
+    pub(super) temp_objects: bool,
+    pub(super) transaction_control: bool,
+    /// Whether `"text"` may stand for a string.
+    pub(super) double_quoted_strings: bool,
+}
+
+fn set(lists: &[&[&str]]) -> BTreeSet<String> {
+    lists.iter().copied().flatten().map(|&name| name.to_owned()).collect()
+}
+
+impl Isolation {
+    /// SQLite as it is, with `ATTACH` refused: no authorizer, no budget. For the embedder's own SQL.
+    pub fn trusted() -> Self {
+        Self {
+            rules: None,
+            limits: Vec::new(),
+            call_time_max: None,
+            call_steps_max: None,
+            result_rows_max: None,
+            result_bytes_max: None,
+            page_cache_kib_max: None,
+        }
+    }
+
+    /// For programs of known customers: allow-lists as in [`untrusted`](Self::untrusted) and some
+    /// pragmas more, temporary tables, `BEGIN` and `COMMIT`; wider limits; 5 seconds, 500 million VM
+    /// steps, 1,000,000 rows or 64 MiB of result for a call.
+    pub fn tenant() -> Self {
+        Self {
+            rules: Some(Rules {
+                pragmas: set(&[lists::PRAGMAS, lists::TENANT_PRAGMAS]),
+                functions: set(&[lists::FUNCTIONS]),
+                modules: set(&[lists::MODULES]),
+                temp_objects: true,
+                transaction_control: true,
+                double_quoted_strings: true,
+            }),
+            limits: vec![
+                (Limit::SQLITE_LIMIT_LENGTH, 64 << 20),
+                (Limit::SQLITE_LIMIT_SQL_LENGTH, 1_000_000),
+                (Limit::SQLITE_LIMIT_COLUMN, 1_000),
+                (Limit::SQLITE_LIMIT_EXPR_DEPTH, 500),
+                (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 100),
+                (Limit::SQLITE_LIMIT_VDBE_OP, 250_000),
+                (Limit::SQLITE_LIMIT_FUNCTION_ARG, 127),
+                (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+                (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 32_766),
+                (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 100),
+                (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+            ],
+            call_time_max: Some(Duration::from_secs(5)),
+            call_steps_max: Some(500_000_000),
+            result_rows_max: Some(1_000_000),
+            result_bytes_max: Some(64 << 20),
+            page_cache_kib_max: Some(2_000),
+        }
+    }
+
+    /// For SQL that a stranger or a machine wrote: allow-lists for pragmas, functions and modules; no
+    /// temporary objects, no `BEGIN` or `COMMIT` beside the host's own; narrow limits; a quarter of a
+    /// second, 25 million VM steps, 10,000 rows or 8 MiB of result for a call.
+    pub fn untrusted() -> Self {
+        Self {
+            rules: Some(Rules {
+                pragmas: set(&[lists::PRAGMAS]),
+                functions: set(&[lists::FUNCTIONS]),
+                modules: set(&[lists::MODULES]),
+                temp_objects: false,
+                transaction_control: false,
+                double_quoted_strings: false,
+            }),
+            limits: vec![
+                (Limit::SQLITE_LIMIT_LENGTH, 4 << 20),
+                (Limit::SQLITE_LIMIT_SQL_LENGTH, 100_000),
+                (Limit::SQLITE_LIMIT_COLUMN, 100),
+                (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
+                (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
+                (Limit::SQLITE_LIMIT_VDBE_OP, 25_000),
+                (Limit::SQLITE_LIMIT_FUNCTION_ARG, 127),
+                (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50),
+                (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
+                (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 10),
+                (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+            ],
+            call_time_max: Some(Duration::from_millis(250)),
+            call_steps_max: Some(25_000_000),
+            result_rows_max: Some(10_000),
+            result_bytes_max: Some(8 << 20),
+            page_cache_kib_max: Some(1_000),
+        }
+    }
+
+    /// Wall time that a call may run on its thread, all its statements together; `None` is no bound.
+    /// Looked at after every 1,000 VM steps, so one long step can overrun it.
+    pub fn call_time_max(mut self, time: Option<Duration>) -> Self {
+        self.call_time_max = time;
+        self
+    }
+
+    /// SQLite's VM steps that a call may take, in thousands rounded up; `None` is no bound. Unlike
+    /// time it does not depend on the load of the machine.
+    pub fn call_steps_max(mut self, steps: Option<u64>) -> Self {
+        self.call_steps_max = steps;
+        self
+    }
+
+    /// Rows that [`FacetHandle::query`](crate::FacetHandle::query) may return; `None` is no bound.
+    pub fn result_rows_max(mut self, rows: Option<u64>) -> Self {
+        self.result_rows_max = rows;
+        self
+    }
+
+    /// Bytes of values, 8 for a number, that [`FacetHandle::query`](crate::FacetHandle::query) may
+    /// return; `None` is no bound.
+    pub fn result_bytes_max(mut self, bytes: Option<u64>) -> Self {
+        self.result_bytes_max = bytes;
+        self
+    }
+
+    /// Pages in KiB that a connection keeps in SQLite's cache; `None` leaves it to
+    /// [`HostConfig::page_cache_kib_max`](crate::HostConfig::page_cache_kib_max).
+    pub fn page_cache_kib_max(mut self, kib: Option<u32>) -> Self {
+        self.page_cache_kib_max = kib;
+        self
+    }
+
+    /// One of SQLite's own limits, in its unit; see <https://sqlite.org/c3ref/c_limit_attached.html>.
+    /// `SQLITE_LIMIT_ATTACHED` stays 0 whatever is set.
+    pub fn limit(mut self, limit: Limit, most: i32) -> Self {
+        self.limits.retain(|(other, _)| *other as i32 != limit as i32);
+        self.limits.push((limit, most));
+        self
+    }
+
+    /// Lets SQL use the pragma `name` too. Of no effect on [`trusted`](Self::trusted).
+    pub fn allow_pragma(self, name: &str) -> Self {
+        self.with_rules(|rules| {
+            rules.pragmas.insert(name.to_ascii_lowercase());
+        })
+    }
+
+    /// Lets SQL use the function `name` too, such as one of the embedder's own. Of no effect on
+    /// [`trusted`](Self::trusted).
+    pub fn allow_function(self, name: &str) -> Self {
+        self.with_rules(|rules| {
+            rules.functions.insert(name.to_ascii_lowercase());
+        })
+    }
+
+    /// Lets SQL create virtual tables of the module `name`, and read its table if it has one of its
+    /// own. Of no effect on [`trusted`](Self::trusted).
+    pub fn allow_module(self, name: &str) -> Self {
+        self.with_rules(|rules| {
+            rules.modules.insert(name.to_ascii_lowercase());
+        })
+    }
+
+    /// Whether SQL may create temporary tables, views and triggers. They last as long as the
+    /// connection, which the host may close between two calls. Of no effect on
+    /// [`trusted`](Self::trusted).
+    pub fn temp_objects(self, allowed: bool) -> Self {
+        self.with_rules(|rules| rules.temp_objects = allowed)
+    }
+
+    /// Whether SQL may hold `BEGIN`, `COMMIT` and `ROLLBACK` of its own. Savepoints are free. Of no
+    /// effect on [`trusted`](Self::trusted).
+    pub fn transaction_control(self, allowed: bool) -> Self {
+        self.with_rules(|rules| rules.transaction_control = allowed)
+    }
+
+    fn with_rules(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+        self.rules.as_mut().map(change);
+        self
+    }
+}
+
+impl Default for Isolation {
+    fn default() -> Self {
+        Self::trusted()
+    }
+}

@@ -1,0 +1,29 @@
+//! The host's own transaction statements, kept prepared where the facet's SQL cannot ask for them.
+
+use std::sync::LazyLock;
+
+use rusqlite::{Connection, Result};
+
+use super::call::{as_host, host_sql};
+
+fn run(connection: &Connection, sql: &str) -> Result<()> {
+    as_host(|| connection.prepare_cached(sql)?.execute(())).map(drop)
+}
+
+/// BEGIN.
+pub(crate) fn begin(connection: &Connection) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| host_sql("BEGIN"));
+    run(connection, &SQL)
+}
+
+/// COMMIT.
+pub(crate) fn commit(connection: &Connection) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| host_sql("COMMIT"));
+    run(connection, &SQL)
+}
+
+/// ROLLBACK.
+pub(crate) fn rollback(connection: &Connection) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| host_sql("ROLLBACK"));
+    run(connection, &SQL)
+}
