@@ -8,6 +8,7 @@ use lapidary_vfs::VfsError;
 use rusqlite::{ErrorCode, ffi};
 
 use crate::files::FileError;
+use crate::kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
 
 /// Result of a host operation.
 pub type Result<T, E = HostError> = std::result::Result<T, E>;
@@ -26,7 +27,8 @@ pub enum HostErrorKind {
     InvalidInput,
     /// SQLite refused the statement or its values (syntax, constraint, type): nothing was changed.
     Statement,
-    /// The closure asked for it, or panicked: its transaction was rolled back.
+    /// The closure asked for it, or panicked, or its facet was aborted: its transaction was rolled
+    /// back.
     Aborted,
     /// The disk, or a limit set on the store, is full: free space, then try again.
     NoSpace,
@@ -71,6 +73,62 @@ pub enum HostError {
         facet: Option<FacetName>,
         /// The closure's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The facet, or one above it, was [aborted](crate::Host::abort) after the call was made.
+    #[error(
+        "facet {facet}: aborted: {reason}; its storage is kept, and the next call starts it anew"
+    )]
+    FacetAborted {
+        /// The facet.
+        facet: FacetName,
+        /// Why, as the one who aborted it says.
+        reason: String,
+    },
+    /// A step of a [`Schema`](crate::Schema) failed; nothing was changed.
+    #[error(
+        "facet {facet}: the step to schema version {version} failed, nothing was changed: {source}"
+    )]
+    Migration {
+        /// The facet.
+        facet: FacetName,
+        /// The version that the step leads to.
+        version: u32,
+        /// What went wrong in it.
+        source: Box<HostError>,
+    },
+    /// The facet is ahead of the [`Schema`](crate::Schema) of the call.
+    #[error(
+        "facet {facet}: its schema is at version {found}, this program knows {known}; use the \
+         program that wrote it, or a later one"
+    )]
+    SchemaTooNew {
+        /// The facet.
+        facet: FacetName,
+        /// Its version.
+        found: u32,
+        /// The version of the call's schema.
+        known: u32,
+    },
+    /// A key of [`Kv`](crate::Kv) is out of bounds.
+    #[error(
+        "{}the key has {bytes} bytes; keys have 1 to {}", In(.facet.as_ref()), KV_KEY_BYTES_MAX
+    )]
+    KvKey {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the key.
+        bytes: usize,
+    },
+    /// A value of [`Kv`](crate::Kv) is out of bounds.
+    #[error(
+        "{}the value has {bytes} bytes, the most is {}; keep it in a table of your own or in parts",
+        In(.facet.as_ref()), KV_VALUE_BYTES_MAX
+    )]
+    KvValue {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the value.
+        bytes: usize,
     },
     /// A closure panicked; its transaction was rolled back and the core went on.
     #[error("facet {facet}: the closure panicked: {message}; its transaction was rolled back")]
@@ -221,13 +279,19 @@ impl HostError {
                 _ => HostErrorKind::Io,
             },
             Self::File(error) => error.kind(),
+            Self::Migration { source, .. } => source.kind(),
             Self::Vfs(_)
+            | Self::SchemaTooNew { .. }
+            | Self::KvKey { .. }
+            | Self::KvValue { .. }
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }
             | Self::WaitOnCore { .. }
             | Self::Forked { .. }
             | Self::InvalidSetting { .. } => HostErrorKind::InvalidInput,
-            Self::Aborted { .. } | Self::Panicked { .. } => HostErrorKind::Aborted,
+            Self::Aborted { .. } | Self::Panicked { .. } | Self::FacetAborted { .. } => {
+                HostErrorKind::Aborted
+            }
             Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
                 HostErrorKind::Reopen
             }
@@ -253,7 +317,10 @@ impl HostError {
             if detail.is_none() && store_is_the_cause(source) {
                 *detail = lapidary_vfs::take_last_error().map(String::into_boxed_str);
             }
-        } else if let Self::Aborted { facet, .. } = &mut self {
+        } else if let Self::Aborted { facet, .. }
+        | Self::KvKey { facet, .. }
+        | Self::KvValue { facet, .. } = &mut self
+        {
             facet.get_or_insert_with(|| name.clone());
         }
         self
@@ -269,13 +336,22 @@ impl HostError {
 
     /// Whether SQLite reported a failure of the store below it, rather than of the statement.
     pub(crate) fn is_store_failure(&self) -> bool {
-        matches!(self, Self::Sql { source, .. } if store_is_the_cause(source))
+        match self {
+            Self::Sql { source, .. } => store_is_the_cause(source),
+            Self::Migration { source, .. } => source.is_store_failure(),
+            _ => false,
+        }
     }
 
     /// Whether SQLite could not take a lock.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self, Self::Sql { source, .. }
-            if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy)))
+        match self {
+            Self::Sql { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy))
+            }
+            Self::Migration { source, .. } => source.is_busy(),
+            _ => false,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The open writer connections of one core, least recently used closed first.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -9,8 +10,10 @@ use lapidary_vfs::{Gate, finalize_forgotten};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::abort::Interrupt;
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
 use crate::error::Result;
+use crate::schema::Schema;
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
 
@@ -24,6 +27,9 @@ pub(crate) struct Writer {
     version: Ticket,
     /// Everything that a call on this connection could have seen so far.
     observed: Ticket,
+    interrupt: Arc<Interrupt>,
+    /// Version of the schema that the facet is known to be at.
+    schema_version: Cell<Option<u32>>,
 }
 
 impl Writer {
@@ -33,6 +39,21 @@ impl Writer {
 
     pub(crate) fn observed(&self) -> Ticket {
         self.observed
+    }
+
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// Brings the facet to the version of `schema`. While the connection is open nobody else can
+    /// change it.
+    pub(crate) fn bring_up(&self, name: &FacetName, schema: Option<&Schema>) -> Result<()> {
+        let Some(schema) = schema else { return Ok(()) };
+        if self.schema_version.get() != Some(schema.version()) {
+            schema.bring_up(name, &self.connection)?;
+            self.schema_version.set(Some(schema.version()));
+        }
+        Ok(())
     }
 
     /// To be called after each call. `own` is the ticket of the core's newest commit.
@@ -131,12 +152,19 @@ impl Writers {
         // opened anew.
         let version = facet.latest_ticket();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = self.gate.open(name, flags)?;
+        let mut connection = self.gate.open(name, flags)?;
         // A second facet would be written past its own core, and a file past the store.
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         connection.execute_batch(&self.setup)?;
-        Ok(Writer { connection, facet, version, observed: told.max(version) })
+        Ok(Writer {
+            interrupt: Interrupt::of(&mut connection)?,
+            schema_version: Cell::new(None),
+            connection,
+            facet,
+            version,
+            observed: told.max(version),
+        })
     }
 
     /// Closes the writer of `name`, if it is open.
