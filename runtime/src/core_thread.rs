@@ -14,17 +14,19 @@ use std::thread;
 
 use lapidary_engine::{Facet, FacetName, Store, Ticket, Worker};
 use lapidary_vfs::Gate;
-use rusqlite::Connection;
 
+use crate::abort::Epoch;
 use crate::config::HostConfig;
 use crate::error::{HostError, Result};
+use crate::facet::Start;
 use crate::isolation::transaction;
 use crate::mailbox::{Event, Inbox};
 use crate::output_gate::OutputGate;
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
 use crate::task::Task;
-use crate::writers::Writers;
+use crate::transaction::{After, Transaction, transact};
+use crate::writers::{Writer, Writers};
 
 thread_local! {
     static IS_CORE: Cell<bool> = const { Cell::new(false) };
@@ -62,6 +64,8 @@ pub(crate) struct Core {
     /// Tells the store when there is nothing to do.
     worker: Worker,
     counters: Arc<CoreCounters>,
+    /// Aborts up to this one are done.
+    epoch: Arc<Epoch>,
 }
 
 impl Core {
@@ -72,7 +76,8 @@ impl Core {
             Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
         let output = OutputGate::new(Arc::clone(&shared.store));
         let worker = shared.store.worker();
-        Self { number, writers, gate, output, worker, shared, counters }
+        let epoch = shared.aborts[number].epoch();
+        Self { number, writers, gate, output, worker, shared, counters, epoch }
     }
 
     /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
@@ -163,18 +168,32 @@ impl Core {
     pub(crate) fn on_facet<T>(
         &mut self,
         name: &FacetName,
-        body: impl FnOnce(&Connection) -> Result<T>,
+        start: &Start,
+        body: impl FnOnce(&Writer) -> Result<T>,
     ) -> (Result<T>, Ticket) {
         if let Some(refusal) = self.output.refusal() {
             return (Err(refusal), Ticket::DURABLE);
+        }
+        self.close_aborted();
+        // Before the facet is opened, which could create it.
+        if let Err(aborted) = start.epoch.check(name) {
+            return (Err(aborted), Ticket::DURABLE);
         }
         let writer = match self.writers.get(name) {
             Ok(writer) => writer,
             // The error may tell of anything, such as damage done by a commit before it.
             Err(error) => return (Err(error.within(name)), self.shared.store.current_ticket()),
         };
+        let aborts = &self.shared.aborts[self.number];
+        if let Err(aborted) = aborts.begin(&start.epoch, name, writer.interrupt()) {
+            return (Err(aborted), Ticket::DURABLE);
+        }
         let running = writer.guard.begin(writer);
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| body(writer)));
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+            writer.bring_up(name, start.schema.as_ref())?;
+            body(writer)
+        }));
+        aborts.end();
         let mut keep = true;
         let mut outcome = outcome.unwrap_or_else(|panic| {
             // What it left half done is gone with the connection.
@@ -191,6 +210,15 @@ impl Core {
             }
         }
         outcome = writer.guard.end(writer, running, name, outcome);
+        if writer.interrupt().is_aborted() {
+            keep = false;
+            // One that succeeded had come to its end, and its commit stands.
+            if outcome.is_err()
+                && let Err(aborted) = start.epoch.check(name)
+            {
+                outcome = Err(aborted);
+            }
+        }
         if let Err(error) = &outcome {
             // A lock that is taken means a snapshot that is old; after a failure of the store the
             // connection's cache is not to be trusted.
@@ -203,6 +231,46 @@ impl Core {
             self.writers.close(name);
         }
         (outcome, ticket)
+    }
+
+    /// Runs `body` in a transaction on the writer of `name`, which it may have deleted at the end.
+    pub(crate) fn transact<T>(
+        &mut self,
+        name: &FacetName,
+        start: &Start,
+        body: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> (Result<T>, Ticket) {
+        let (outcome, ticket) = self.on_facet(name, start, |writer| {
+            let ended = || HostError::TransactionEnded { facet: name.clone() };
+            transact(writer, ended, |tx| {
+                let value = body(tx)?;
+                // In a closure that ran on after the interruption.
+                if writer.interrupt().is_aborted() {
+                    start.epoch.check(name)?;
+                }
+                Ok(value)
+            })
+        });
+        match outcome {
+            Ok((value, After::Stays)) => (Ok(value), ticket),
+            Ok((value, After::Deleted)) => {
+                let (deleted, after) = self.on_catalog(&[name], |store| {
+                    store.delete_facet(name)?;
+                    Ok(())
+                });
+                (deleted.map(|()| value), ticket.max(after))
+            }
+            Err(error) => (Err(error), ticket),
+        }
+    }
+
+    /// Closes the connections of what was aborted since the last time.
+    pub(crate) fn close_aborted(&mut self) {
+        while let Some((root, next)) = self.epoch.ended() {
+            self.writers.close_subtree(root);
+            let next = Arc::clone(next);
+            self.epoch = next;
+        }
     }
 
     /// Runs `body` on the versions of the facet `name`, which must exist. If `alone`, its writer

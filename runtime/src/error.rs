@@ -8,6 +8,7 @@ use lapidary_vfs::VfsError;
 use rusqlite::{ErrorCode, ffi};
 
 use crate::files::FileError;
+use crate::kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
 
 /// Result of a host operation.
 pub type Result<T, E = HostError> = std::result::Result<T, E>;
@@ -30,7 +31,8 @@ pub enum HostErrorKind {
     NotAllowed,
     /// The call used more than the facet's [`Isolation`](crate::Isolation) grants: it was rolled back.
     BudgetExceeded,
-    /// The closure asked for it, or panicked: its transaction was rolled back.
+    /// The closure asked for it, or panicked, or its facet was aborted: its transaction was rolled
+    /// back.
     Aborted,
     /// The disk, or a limit set on the store, is full: free space, then try again.
     NoSpace,
@@ -98,6 +100,62 @@ pub enum HostError {
         facet: Option<FacetName>,
         /// Which budget.
         budget: Budget,
+    },
+    /// The facet, or one above it, was [aborted](crate::Host::abort) after the call was made.
+    #[error(
+        "facet {facet}: aborted: {reason}; its storage is kept, and the next call starts it anew"
+    )]
+    FacetAborted {
+        /// The facet.
+        facet: FacetName,
+        /// Why, as the one who aborted it says.
+        reason: String,
+    },
+    /// A step of a [`Schema`](crate::Schema) failed; nothing was changed.
+    #[error(
+        "facet {facet}: the step to schema version {version} failed, nothing was changed: {source}"
+    )]
+    Migration {
+        /// The facet.
+        facet: FacetName,
+        /// The version that the step leads to.
+        version: u32,
+        /// What went wrong in it.
+        source: Box<HostError>,
+    },
+    /// The facet is ahead of the [`Schema`](crate::Schema) of the call.
+    #[error(
+        "facet {facet}: its schema is at version {found}, this program knows {known}; use the \
+         program that wrote it, or a later one"
+    )]
+    SchemaTooNew {
+        /// The facet.
+        facet: FacetName,
+        /// Its version.
+        found: u32,
+        /// The version of the call's schema.
+        known: u32,
+    },
+    /// A key of [`Kv`](crate::Kv) is out of bounds.
+    #[error(
+        "{}the key has {bytes} bytes; keys have 1 to {}", In(.facet.as_ref()), KV_KEY_BYTES_MAX
+    )]
+    KvKey {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the key.
+        bytes: usize,
+    },
+    /// A value of [`Kv`](crate::Kv) is out of bounds.
+    #[error(
+        "{}the value has {bytes} bytes, the most is {}; keep it in a table of your own or in parts",
+        In(.facet.as_ref()), KV_VALUE_BYTES_MAX
+    )]
+    KvValue {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the value.
+        bytes: usize,
     },
     /// A closure panicked; its transaction was rolled back and the core went on.
     #[error("facet {facet}: the closure panicked: {message}; its transaction was rolled back")]
@@ -250,13 +308,19 @@ impl HostError {
             Self::File(error) => error.kind(),
             Self::NotAllowed { .. } => HostErrorKind::NotAllowed,
             Self::BudgetExceeded { .. } => HostErrorKind::BudgetExceeded,
+            Self::Migration { source, .. } => source.kind(),
             Self::Vfs(_)
+            | Self::SchemaTooNew { .. }
+            | Self::KvKey { .. }
+            | Self::KvValue { .. }
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }
             | Self::WaitOnCore { .. }
             | Self::Forked { .. }
             | Self::InvalidSetting { .. } => HostErrorKind::InvalidInput,
-            Self::Aborted { .. } | Self::Panicked { .. } => HostErrorKind::Aborted,
+            Self::Aborted { .. } | Self::Panicked { .. } | Self::FacetAborted { .. } => {
+                HostErrorKind::Aborted
+            }
             Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
                 HostErrorKind::Reopen
             }
@@ -282,7 +346,11 @@ impl HostError {
             if detail.is_none() && store_is_the_cause(source) {
                 *detail = lapidary_vfs::take_last_error().map(String::into_boxed_str);
             }
-        } else if let Self::Aborted { facet, .. } | Self::BudgetExceeded { facet, .. } = &mut self {
+        } else if let Self::Aborted { facet, .. }
+        | Self::BudgetExceeded { facet, .. }
+        | Self::KvKey { facet, .. }
+        | Self::KvValue { facet, .. } = &mut self
+        {
             facet.get_or_insert_with(|| name.clone());
         }
         self
@@ -298,7 +366,11 @@ impl HostError {
 
     /// Whether SQLite reported a failure of the store below it, rather than of the statement.
     pub(crate) fn is_store_failure(&self) -> bool {
-        matches!(self, Self::Sql { source, .. } if store_is_the_cause(source))
+        match self {
+            Self::Sql { source, .. } => store_is_the_cause(source),
+            Self::Migration { source, .. } => source.is_store_failure(),
+            _ => false,
+        }
     }
 
     /// Whether the authorizer refused a statement. Of a function SQLite says so in words alone.
@@ -310,8 +382,13 @@ impl HostError {
 
     /// Whether SQLite could not take a lock.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self, Self::Sql { source, .. }
-            if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy)))
+        match self {
+            Self::Sql { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy))
+            }
+            Self::Migration { source, .. } => source.is_busy(),
+            _ => false,
+        }
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use lapidary_engine::{FacetName, Ticket};
 use rusqlite::{Connection, Params, Row};
 
+use crate::abort::Epoch;
 use crate::call::{Call, Target};
 use crate::core_thread::Core;
-use crate::error::{HostError, Result};
-use crate::isolation::{count_row, transaction};
+use crate::error::Result;
+use crate::isolation::count_row;
+use crate::schema::Schema;
+use crate::transaction::Transaction;
 
 /// A way to one facet, by name. Cheap to make and to clone; it holds nothing open.
 ///
@@ -26,26 +28,60 @@ use crate::isolation::{count_row, transaction};
 pub struct FacetHandle {
     pub(crate) name: FacetName,
     pub(crate) target: Arc<Target>,
+    schema: Option<Schema>,
+    unconfirmed: bool,
 }
 
-/// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
-/// BEGIN and an end that the closure's result decides.
-#[derive(Debug)]
-pub struct Transaction<'connection> {
-    connection: &'connection Connection,
-}
-
-impl Deref for Transaction<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.connection
-    }
+/// What a call brings along to where it runs.
+pub(crate) struct Start {
+    /// When the call was made.
+    pub(crate) epoch: Arc<Epoch>,
+    pub(crate) schema: Option<Schema>,
 }
 
 impl FacetHandle {
     pub(crate) fn new(name: FacetName, target: Arc<Target>) -> Self {
-        Self { name, target }
+        Self { name, target, schema: None, unconfirmed: false }
+    }
+
+    /// A handle whose calls on the core find the facet at the version of `schema`: before the first
+    /// of them after a start, the steps that are missing run, all in one transaction. If one fails,
+    /// so does the call, with [`HostError::Migration`](crate::HostError::Migration), and nothing is changed; a facet that is
+    /// ahead of `schema` is refused with [`HostError::SchemaTooNew`](crate::HostError::SchemaTooNew).
+    ///
+    /// [`read`](Self::read) runs no steps: it sees what is there.
+    #[must_use]
+    pub fn with_schema(&self, schema: &Schema) -> Self {
+        Self { schema: Some(schema.clone()), ..self.clone() }
+    }
+
+    /// A handle whose calls on the core are answered at once, before what they did and saw is
+    /// durable: a crash may take it. Their replies say nothing about the order of what becomes
+    /// durable, except that of one facet's calls a crash takes the last ones. [`sync`](Self::sync)
+    /// waits for all of them.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("sensors/1")?;
+    /// facet.execute("CREATE TABLE sample(value)", ()).wait()?;
+    /// let fast = facet.unconfirmed();
+    /// for value in 0..100 {
+    ///     fast.execute("INSERT INTO sample VALUES (?1)", [value]).wait()?;
+    /// }
+    /// facet.sync().wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn unconfirmed(&self) -> Self {
+        Self { unconfirmed: true, ..self.clone() }
+    }
+
+    /// Replies when everything that ran on the facet before it is durable, also what was not
+    /// [confirmed](Self::unconfirmed).
+    pub fn sync(&self) -> Call<()> {
+        self.target.call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
 
     /// The facet's name.
@@ -124,7 +160,7 @@ impl FacetHandle {
     }
 
     /// Runs `body` in a transaction: `Ok` commits, `Err` or a panic rolls back. `?` works on errors
-    /// of SQLite; [`HostError::abort`] wraps the closure's own.
+    /// of SQLite; [`HostError::abort`](crate::HostError::abort) wraps the closure's own.
     ///
     /// The closure occupies the core, so it should not wait for anything.
     ///
@@ -150,17 +186,11 @@ impl FacetHandle {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        let facet = self.name.clone();
-        self.run(move |connection| {
-            // Kept prepared, which rusqlite's own transactions are not. On `Err` the core rolls
-            // back whatever is open.
-            transaction::begin(connection)?;
-            let value = body(&Transaction { connection })?;
-            if connection.is_autocommit() {
-                return Err(HostError::TransactionEnded { facet });
-            }
-            transaction::commit(connection)?;
-            Ok(value)
+        let name = self.name.clone();
+        let (start, unconfirmed) = (self.start(), self.unconfirmed);
+        self.target.call(move |core: &mut Core| {
+            let (outcome, ticket) = core.transact(&name, &start, body);
+            (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
         })
     }
 
@@ -176,8 +206,16 @@ impl FacetHandle {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let name = self.name.clone();
-        let work = move |core: &mut Core| -> (Result<T>, Ticket) { core.on_facet(&name, body) };
-        self.target.call(work)
+        let (start, unconfirmed) = (self.start(), self.unconfirmed);
+        self.target.call(move |core: &mut Core| {
+            let (outcome, ticket) = core.on_facet(&name, &start, |writer| body(writer));
+            (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
+        })
+    }
+
+    fn start(&self) -> Start {
+        let epoch = self.target.host.aborts[self.target.core].epoch();
+        Start { epoch, schema: self.schema.clone() }
     }
 
     /// Runs `body` on the calling thread, in one read transaction on the facet's newest durable

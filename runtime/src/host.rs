@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use lapidary_engine::{Environment, Error, FacetInfo, FacetName, Store};
 use lapidary_vfs::{ProcessSetup, Registration, configure_process};
 
+use crate::abort::Aborts;
 use crate::call::{Call, Target};
 use crate::config::HostConfig;
 use crate::core_thread::{self, Core};
@@ -138,6 +139,7 @@ impl Host {
             mailbox_calls_max: config.mailbox_calls_max,
             mailbox_full: config.mailbox_full,
             counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
+            aborts: (0..cores).map(|_| Aborts::default()).collect(),
             names: Names::default(),
             process_setup,
             process_id: AtomicU32::new(std::process::id()),
@@ -209,6 +211,12 @@ impl Host {
                 Ok(store.list_facets(prefix.as_ref(), after.as_ref(), limit)?)
             })
         })
+    }
+
+    /// Replies when everything that calls on any facet were answered for is durable, also what was
+    /// not [confirmed](FacetHandle::unconfirmed).
+    pub fn sync(&self) -> Call<()> {
+        Target::new(&self.shared, 0, None).call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
 
     /// Figures of the store and of each core.

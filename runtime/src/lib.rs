@@ -39,7 +39,12 @@
 //! | module | is |
 //! |---|---|
 //! | `host` | [`Host`]: opening, names (delete, rename, list), figures, shutdown |
-//! | `facet` | [`FacetHandle`] and [`Transaction`]: the calls on one database |
+//! | `facet` | [`FacetHandle`]: the calls on one database |
+//! | `transaction`, `once` | [`Transaction`], savepoints; requests that are answered once |
+//! | `schema` | [`Schema`]: steps that run when a facet starts |
+//! | `abort` | stopping what runs and waits on a subtree |
+//! | `kv` | values by key beside SQL |
+//! | `reserved` | the host's own tables inside facets, and every statement on them |
 //! | `forks` | forks, quotas and retentions, by name |
 //! | `uri` | how plain connections name a facet |
 //! | `files` | import and export of SQLite files, salvage of a damaged store into files |
@@ -68,6 +73,7 @@
 //! small. That is possible only before the process first uses SQLite, so open the host before any
 //! other connection; [`Host::process_setup`] tells whether it came in time.
 
+mod abort;
 mod call;
 mod config;
 mod core_thread;
@@ -78,30 +84,39 @@ mod forks;
 mod history;
 mod host;
 mod isolation;
+mod kv;
 mod line;
 mod mailbox;
 mod meter;
+mod once;
 mod output_gate;
 mod placement;
 mod readers;
+mod reserved;
+mod schema;
 mod shared;
 mod stat;
 mod task;
+mod transaction;
 mod uri;
 mod writers;
 
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
 pub use error::{Budget, HostError, HostErrorKind, Result};
-pub use facet::{FacetHandle, Transaction};
+pub use facet::FacetHandle;
 pub use files::{
     ExportOptions, FileContent, FileError, FileProgress, FileStep, ImportCheck, ImportOptions,
     Imported, SalvagedFile, SalvagedFiles, file_path_of, salvage,
 };
 pub use host::Host;
 pub use isolation::Isolation;
+pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, Kv, KvList, KvTransaction};
 pub use meter::MeterReading;
+pub use once::REQUESTS_REMEMBERED_MAX;
+pub use schema::Schema;
 pub use stat::{CoreStat, HostStat};
+pub use transaction::Transaction;
 
 pub use lapidary_engine::{
     Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize, QuotaInfo,

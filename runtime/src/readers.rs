@@ -267,7 +267,7 @@ impl Readers {
             Connection::open_with_flags_and_vfs(uri, flags, self.vfs_name.as_str())?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         let (policy, meter) = (self.policies.of(name), self.meters.of(name));
-        let guard = Guard::new(&mut connection, name, policy, meter, self.slow_statement)?;
+        let guard = Guard::new(&mut connection, name, policy, meter, None, self.slow_statement)?;
         Ok((connection, guard))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use lapidary_engine::{FacetName, Store, Ticket};
 use lapidary_vfs::{ProcessSetup, Registration};
 
+use crate::abort::Aborts;
 use crate::config::MailboxFull;
 use crate::error::{HostError, Result};
 use crate::isolation::Policies;
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) policies: Arc<Policies>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
+    pub(crate) aborts: Box<[Aborts]>,
     pub(crate) names: Names,
     pub(crate) process_setup: ProcessSetup,
     /// Never changes outside tests.

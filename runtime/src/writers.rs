@@ -1,5 +1,6 @@
 //! The open writer connections of one core, least recently used closed first.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +10,11 @@ use lapidary_engine::{Error, Facet, FacetName, Ticket};
 use lapidary_vfs::{Gate, finalize_forgotten};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::abort::Interrupt;
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
 use crate::error::Result;
 use crate::isolation::Guard;
+use crate::schema::Schema;
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
 
@@ -26,6 +29,9 @@ pub(crate) struct Writer {
     version: Ticket,
     /// Everything that a call on this connection could have seen so far.
     observed: Ticket,
+    interrupt: Arc<Interrupt>,
+    /// Version of the schema that the facet is known to be at.
+    schema_version: Cell<Option<u32>>,
 }
 
 impl Writer {
@@ -35,6 +41,21 @@ impl Writer {
 
     pub(crate) fn observed(&self) -> Ticket {
         self.observed
+    }
+
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// Brings the facet to the version of `schema`. While the connection is open nobody else can
+    /// change it.
+    pub(crate) fn bring_up(&self, name: &FacetName, schema: Option<&Schema>) -> Result<()> {
+        let Some(schema) = schema else { return Ok(()) };
+        if self.schema_version.get() != Some(schema.version()) {
+            schema.bring_up(name, &self.connection)?;
+            self.schema_version.set(Some(schema.version()));
+        }
+        Ok(())
     }
 
     /// To be called after each call. `own` is the ticket of the core's newest commit.
@@ -143,10 +164,21 @@ impl Writers {
         let mut connection = self.gate.open(name, flags)?;
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         connection.execute_batch(&self.setup)?;
+        let interrupt = Interrupt::of(&connection);
         let policy = self.shared.policies.of(name);
         let meter = self.shared.meters.of(name);
-        let guard = Guard::new(&mut connection, name, policy, meter, self.slow_statement)?;
-        Ok(Writer { connection, guard, facet, version, observed: told.max(version) })
+        let watched = Some(Arc::clone(&interrupt));
+        let slow = self.slow_statement;
+        let guard = Guard::new(&mut connection, name, policy, meter, watched, slow)?;
+        Ok(Writer {
+            interrupt,
+            guard,
+            schema_version: Cell::new(None),
+            connection,
+            facet,
+            version,
+            observed: told.max(version),
+        })
     }
 
     /// Closes the writer of `name`, if it is open.

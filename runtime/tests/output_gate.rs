@@ -285,3 +285,50 @@ fn an_error_of_opening_a_facet_is_held() {
     let error = read.wait().unwrap_err();
     assert!(error.to_string().contains("malformed"), "{error}");
 }
+
+#[test]
+fn an_unconfirmed_reply_does_not_wait_and_a_sync_does() {
+    let (host, switch, a, b, _, _release) = prepared(2);
+    switch.hold();
+    let fast = a.unconfirmed();
+    assert_eq!(fast.execute("INSERT INTO t VALUES (1)", ()).wait().unwrap(), 1);
+    let seen = fast.query("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0));
+    assert_eq!(seen.wait().unwrap(), [2]);
+    let inserted = fast.transaction(|tx| Ok(tx.execute("INSERT INTO t VALUES (2)", ())?));
+    assert_eq!(inserted.wait().unwrap(), 1);
+    assert_eq!(count(&a), 1, "readers see what is durable");
+    let mut syncs = [a.sync(), host.sync()];
+    let mut confirmed = [a.query("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0))];
+    assert_held(&mut syncs);
+    assert_held(&mut confirmed);
+    assert_eq!(count(&b), 1);
+    switch.release();
+    for sync in syncs {
+        sync.wait().unwrap();
+    }
+    assert_eq!(count(&a), 3);
+    let [confirmed] = confirmed;
+    assert_eq!(confirmed.wait().unwrap(), [3]);
+}
+
+#[test]
+fn after_a_failed_sync_a_barrier_fails_and_so_do_unconfirmed_calls() {
+    let (host, switch, a, _, memory, _release) = prepared(1);
+    switch.hold();
+    let fast = a.unconfirmed();
+    fast.execute("INSERT INTO t VALUES (1)", ()).wait().unwrap();
+    let syncs = [a.sync(), host.sync()];
+    switch.await_sync();
+    switch.fail();
+    for sync in syncs {
+        let error = sync.wait().unwrap_err();
+        assert_eq!(error.kind(), HostErrorKind::Reopen, "{error}");
+    }
+    let error = fast.execute("INSERT INTO t VALUES (2)", ()).wait().unwrap_err();
+    assert_eq!(error.kind(), HostErrorKind::Reopen, "{error}");
+    drop((host, a, fast));
+    let host = host_on(&memory, config(1));
+    let facet = host.facet("a").unwrap();
+    let found = facet.query("SELECT n FROM t ORDER BY n", (), |row| row.get::<_, i64>(0));
+    assert_eq!(found.wait().unwrap().first(), Some(&0), "what was confirmed is there");
+}

@@ -24,6 +24,7 @@ use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use super::authorizer::{decide, names_reserved};
 use super::call::{self, Running};
 use super::policy::{Isolation, Rules};
+use crate::abort::Interrupt;
 use crate::error::{Budget, HostError, Result};
 use crate::meter::Meter;
 
@@ -49,6 +50,8 @@ enum Trip {
 #[derive(Debug)]
 struct State {
     meter: Arc<Meter>,
+    /// Of a writer, whose calls can be aborted.
+    interrupt: Option<Arc<Interrupt>>,
     steps_left: AtomicU64,
     /// Nanoseconds since `EPOCH`.
     deadline: AtomicU64,
@@ -85,6 +88,9 @@ impl State {
             return false;
         }
         if self.tripped() != Trip::No {
+            return true;
+        }
+        if self.interrupt.as_ref().is_some_and(|interrupt| interrupt.is_aborted()) {
             return true;
         }
         let left = self.steps_left.load(Ordering::Relaxed);
@@ -147,10 +153,12 @@ impl Guard {
         name: &FacetName,
         (policy, generation): (Arc<Isolation>, u64),
         meter: Arc<Meter>,
+        interrupt: Option<Arc<Interrupt>>,
         slow_statement: Option<Duration>,
     ) -> Result<Self> {
         let state = Arc::new(State {
             meter,
+            interrupt,
             steps_left: AtomicU64::new(NONE),
             deadline: AtomicU64::new(NONE),
             tripped: AtomicU8::new(Trip::No as u8),

@@ -27,3 +27,21 @@ pub(crate) fn rollback(connection: &Connection) -> Result<()> {
     static SQL: LazyLock<String> = LazyLock::new(|| host_sql("ROLLBACK"));
     run(connection, &SQL)
 }
+
+/// SAVEPOINT. Names of savepoints nest: the innermost counts.
+pub(crate) fn savepoint(connection: &Connection) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| host_sql("SAVEPOINT lapidary"));
+    run(connection, &SQL)
+}
+
+/// RELEASE of the innermost [`savepoint`].
+pub(crate) fn release(connection: &Connection) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| host_sql("RELEASE lapidary"));
+    run(connection, &SQL)
+}
+
+/// ROLLBACK TO the innermost [`savepoint`], which stays.
+pub(crate) fn rollback_to(connection: &Connection) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| host_sql("ROLLBACK TO lapidary"));
+    run(connection, &SQL)
+}

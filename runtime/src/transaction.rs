@@ -1,0 +1,124 @@
+//! What a closure has between BEGIN and the end that its result decides.
+
+use std::cell::Cell;
+use std::ops::Deref;
+
+use rusqlite::Connection;
+
+use crate::error::{HostError, Result};
+use crate::isolation::transaction as statements;
+
+/// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
+/// BEGIN and an end that the closure's result decides.
+#[derive(Debug)]
+pub struct Transaction<'connection> {
+    connection: &'connection Connection,
+    deletes_facet: Cell<bool>,
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl<'connection> Transaction<'connection> {
+    pub(crate) fn new(connection: &'connection Connection) -> Self {
+        Self { connection, deletes_facet: Cell::new(false) }
+    }
+
+    /// Runs `body` in a savepoint: `Ok` keeps what it did as part of the transaction, `Err` takes
+    /// it back, and the transaction goes on. Savepoints can be nested to any depth.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("imports/7")?;
+    /// facet.execute("CREATE TABLE row(n INTEGER PRIMARY KEY)", ()).wait()?;
+    /// let refused = facet
+    ///     .transaction(|tx| {
+    ///         let insert = |n: i64| tx.savepoint(|tx| Ok(tx.execute("INSERT INTO row VALUES (?1)", [n])?));
+    ///         Ok([1, 2, 2, 3].map(insert).iter().filter(|outcome| outcome.is_err()).count())
+    ///     })
+    ///     .wait()?;
+    /// assert_eq!(refused, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of `body`, and of the statements that begin and end the savepoint.
+    pub fn savepoint<T>(&self, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        statements::savepoint(self.connection)?;
+        let deletes_facet = self.deletes_facet.get();
+        match body(self) {
+            Ok(value) => {
+                statements::release(self.connection)?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.deletes_facet.set(deletes_facet);
+                // After some errors, such as a full disk, SQLite has rolled everything back itself.
+                if !self.connection.is_autocommit() {
+                    statements::rollback_to(self.connection)?;
+                    statements::release(self.connection)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the facet deleted, with everything below it, when the closure returns `Ok`: in place of
+    /// a commit, so at once and as a whole. The reply comes when that is durable. After an `Err`
+    /// the facet stays.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let job = host.facet("jobs/1")?;
+    /// job.execute_batch("CREATE TABLE result(n); INSERT INTO result VALUES (42)").wait()?;
+    /// let last = job
+    ///     .transaction(|tx| {
+    ///         tx.delete_facet();
+    ///         Ok(tx.query_row("SELECT n FROM result", (), |row| row.get::<_, i64>(0))?)
+    ///     })
+    ///     .wait()?;
+    /// assert_eq!(last, 42);
+    /// assert!(host.list(Some("jobs"), None, 1).wait()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_facet(&self) {
+        self.deletes_facet.set(true);
+    }
+}
+
+/// What is to become of the facet after a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    Stays,
+    Deleted,
+}
+
+/// Runs `body` between BEGIN and COMMIT. After an error whatever is open is left to the caller to
+/// roll back; so it is when the facet is to be deleted.
+pub(crate) fn transact<T>(
+    connection: &Connection,
+    ended: impl FnOnce() -> HostError,
+    body: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<(T, After)> {
+    statements::begin(connection)?;
+    let transaction = Transaction::new(connection);
+    let value = body(&transaction)?;
+    if connection.is_autocommit() {
+        return Err(ended());
+    }
+    if transaction.deletes_facet.get() {
+        statements::rollback(connection)?;
+        return Ok((value, After::Deleted));
+    }
+    statements::commit(connection)?;
+    Ok((value, After::Stays))
+}
