@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::catalog::VersionMeta;
 use crate::format::record::{self, CommitHeader, Referred};
 use crate::log::{Admission, CommitEffect, Effect};
-use crate::map::PageRef;
+use crate::map::{PageRef, PendingPage};
 use crate::segments::Purpose;
 use crate::types::{Lsn, PageNo, PageSize, Ticket};
 
@@ -21,7 +21,7 @@ pub(super) struct Draft {
     pub(super) page_count: u32,
     pub(super) pages_kept: u32,
     /// In order of their numbers, as those in `referred`.
-    pub(super) images: Vec<(PageNo, Arc<[u8]>)>,
+    pub(super) images: Vec<(PageNo, Arc<PendingPage>)>,
     pub(super) referred: Vec<Referred>,
 }
 

@@ -9,7 +9,7 @@ use super::Snapshot;
 use super::writer::Writer;
 use crate::core::Core;
 use crate::format::{Identity, StoredRef, page};
-use crate::map::{PageRef, Place};
+use crate::map::Place;
 use crate::segments::Mapped;
 use crate::types::{PageNo, PageSize, SegmentId};
 
@@ -104,13 +104,12 @@ impl HeldPages {
         if page.0 == 0 || page.0 > content.meta.page_count {
             return None;
         }
-        let (PageRef::Stored(reference), noted) = content.map.find(page.0 - 1)? else {
-            return None;
-        };
+        let (reference, noted) = content.map.find(page.0 - 1)?;
+        let reference = reference.stored()?;
         if !Arc::ptr_eq(&snapshot.facet().core, &self.core) {
             return None;
         }
-        self.hold_stored(*reference, noted, page, size, bytes_past)
+        self.hold_stored(reference, noted, page, size, bytes_past)
     }
 
     /// As [`hold`](Self::hold), in the view of a transaction. What it has staged is not in place.

@@ -39,10 +39,14 @@ impl Facet {
         let committed =
             Committed { meta, pages_kept: commit.pages_kept, pages: &mut referred.chain(placed) };
         let history_bytes = self.apply(&mut state, committed);
+        for (page, reference) in pages.clone() {
+            // Whoever holds an older version reads it from the log from now on.
+            page.image.settle(reference);
+        }
         if state.latest.meta.version == meta.version {
             state.latest = state.durable.clone();
         } else {
-            // Newer commits are under way; only let go of this one's images.
+            // Newer commits are under way.
             for (page, reference) in pages {
                 let index = page.page.0 - 1;
                 let same = matches!(state.latest.map.get(index),

@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::page::UnverifiedPage;
 use crate::format::{Malformed, StoredRef};
-use crate::map::PageRef;
+use crate::map::{PageRef, PendingPage};
 use crate::segments::{Damage, Segments};
 use crate::types::{PageNo, PageSize, Version};
 
@@ -98,16 +98,28 @@ impl Snapshot {
                 meta.page_size.map_or(0, PageSize::bytes),
             )));
         }
+        let core = &self.facet().core;
+        let name = || self.facet().name().to_string();
         match content.map.get(page.0 - 1) {
             PageRef::Absent => into.fill(0),
-            PageRef::Pending(image) => into.copy_from_slice(image),
-            PageRef::Stored(reference) => {
-                read_stored(&self.facet().core, *reference, page, into, || {
-                    self.facet().name().to_string()
-                })?;
-            }
+            PageRef::Pending(pending) => read_pending(core, pending, page, into, name)?,
+            PageRef::Stored(reference) => read_stored(core, *reference, page, into, name)?,
         }
         Ok(())
+    }
+}
+
+/// Reads a page that was committed a moment ago.
+pub(super) fn read_pending(
+    core: &Core,
+    pending: &PendingPage,
+    page: PageNo,
+    into: &mut [u8],
+    facet: impl FnOnce() -> String,
+) -> Result<()> {
+    match pending.read(|image| into.copy_from_slice(image)) {
+        Ok(()) => Ok(()),
+        Err(reference) => read_stored(core, reference, page, into, facet),
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::{Arc, OnceLock};
 use rustc_hash::FxHashMap;
 
 use super::commit::{self, Draft};
-use super::snapshot::read_stored;
+use super::snapshot::{read_pending, read_stored};
 use super::{Content, Facet, Snapshot};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::record::{self, Referred};
 use crate::format::{StoredRef, page};
 use crate::log::{Effect, PageEffect, SpillPlace};
-use crate::map::{PageMap, differing_pages};
+use crate::map::{PageMap, PendingPage, differing_pages};
 use crate::segments::Purpose;
 use crate::types::{PageNo, PageSize, Ticket, View};
 
@@ -20,7 +20,7 @@ use crate::types::{PageNo, PageSize, Ticket, View};
 #[derive(Debug)]
 enum Staged {
     /// In memory.
-    Image(Arc<[u8]>),
+    Image(Arc<PendingPage>),
     /// In the log already, ahead of the commit, and pinned there.
     Spilled(StoredRef),
 }
@@ -93,7 +93,7 @@ impl Stage {
             )));
         }
         match self.pages.get(&page.0) {
-            Some(Staged::Image(image)) => into.copy_from_slice(image),
+            Some(Staged::Image(image)) => read_pending(&base.facet().core, image, page, into, name)?,
             Some(Staged::Spilled(reference)) => {
                 read_stored(&base.facet().core, *reference, page, into, name)?;
             }
@@ -184,11 +184,12 @@ impl Writer {
         match self.stage.pages.get_mut(&page.0) {
             // The same page again: nobody else holds the image, so its memory can be reused.
             Some(Staged::Image(image)) => match Arc::get_mut(image) {
-                Some(image) => image.copy_from_slice(bytes),
-                None => *image = Arc::from(bytes),
+                Some(image) => image.replace(bytes),
+                None => *image = Arc::new(PendingPage::new(bytes)),
             },
             _ => {
-                let replaced = self.stage.pages.insert(page.0, Staged::Image(Arc::from(bytes)));
+                let image = Staged::Image(Arc::new(PendingPage::new(bytes)));
+                let replaced = self.stage.pages.insert(page.0, image);
                 self.stage.image_bytes += bytes.len();
                 self.release(replaced);
                 if self.stage.image_bytes > self.core().tunables.spill_bytes {
@@ -303,7 +304,7 @@ impl Writer {
     pub(super) fn spill(&mut self) -> Result<()> {
         let size = self.stage.page_size.expect("staged pages have a size");
         let core = Arc::clone(&self.facet().core);
-        let mut images: Vec<(PageNo, Arc<[u8]>)> = self
+        let mut images: Vec<(PageNo, Arc<PendingPage>)> = self
             .stage
             .pages
             .iter()
@@ -440,7 +441,9 @@ impl Writer {
     /// Lets go of a staged page that is no longer part of the transaction.
     fn release(&mut self, staged: Option<Staged>) {
         match staged {
-            Some(Staged::Image(image)) => self.stage.image_bytes -= image.len(),
+            Some(Staged::Image(_)) => {
+                self.stage.image_bytes -= self.stage.page_size.map_or(0, PageSize::bytes);
+            }
             Some(spilled) => self.unpin_spilled(&spilled),
             None => {}
         }
@@ -464,13 +467,14 @@ impl Drop for Writer {
 pub(super) fn encode_pages(
     facet: &Facet,
     size: PageSize,
-    images: Vec<(PageNo, Arc<[u8]>)>,
+    images: Vec<(PageNo, Arc<PendingPage>)>,
     out: &mut Vec<u8>,
 ) -> Vec<PageEffect> {
     let mut extents = Vec::new();
-    let encode = |(page, image): (PageNo, Arc<[u8]>)| {
+    let encode = |(page, image): (PageNo, Arc<PendingPage>)| {
         let at = out.len();
-        let crc = page::encode(facet.id, page, size, &image, &mut extents, out);
+        let encoded = image.read(|image| page::encode(facet.id, page, size, image, &mut extents, out));
+        let crc = encoded.expect("a page that is not in the log yet is in memory");
         PageEffect { page, at, len: crate::format::stored_len(out.len() - at), crc, image }
     };
     images.into_iter().map(encode).collect()

@@ -7,7 +7,7 @@ use crate::facet::Facet;
 use crate::format::StoredRef;
 use crate::format::catalog::VersionMeta;
 use crate::format::record::Referred;
-use crate::map::Node;
+use crate::map::{Node, PendingPage};
 use crate::types::{FacetId, Incarnation, Lsn, PageNo, SegmentId};
 
 /// A page in a record: where in the record it is, and the image it was made from.
@@ -18,7 +18,7 @@ pub(crate) struct PageEffect {
     pub(crate) at: usize,
     pub(crate) len: u32,
     pub(crate) crc: u32,
-    pub(crate) image: Arc<[u8]>,
+    pub(crate) image: Arc<PendingPage>,
 }
 
 /// A commit to be published.

@@ -5,12 +5,14 @@
 //! A small facet's map is one leaf, as long as the facet has pages.
 
 mod diff;
+mod pending;
 mod persist;
 mod places;
 
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use diff::differing_pages;
+pub(crate) use pending::PendingPage;
 pub(crate) use persist::{NodeSource, Unwritten, load, unwritten_levels};
 pub(crate) use places::Place;
 
@@ -30,8 +32,19 @@ pub(crate) enum PageRef {
     Absent,
     /// In a segment.
     Stored(StoredRef),
-    /// Committed, but its image is only in memory so far.
-    Pending(Arc<[u8]>),
+    /// Committed, but when this version was made its image was only in memory.
+    Pending(Arc<PendingPage>),
+}
+
+impl PageRef {
+    /// Where the page is in a segment, if it is.
+    pub(crate) fn stored(&self) -> Option<StoredRef> {
+        match self {
+            Self::Absent => None,
+            Self::Stored(reference) => Some(*reference),
+            Self::Pending(page) => page.stored(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -226,8 +239,8 @@ fn for_each_stored(node: &Node, index: u32, each: &mut impl FnMut(u32, StoredRef
     match &node.children {
         Children::Pages(pages) => {
             for (slot, page) in pages.iter().enumerate() {
-                if let PageRef::Stored(reference) = page {
-                    each(child_index(index, slot), *reference);
+                if let Some(reference) = page.stored() {
+                    each(child_index(index, slot), reference);
                 }
             }
         }
@@ -265,7 +278,7 @@ fn truncate_node(
     match &mut changed.children {
         Children::Pages(pages) => {
             for (slot, page) in pages.drain(keep..).enumerate() {
-                if let PageRef::Stored(reference) = page {
+                if let Some(reference) = page.stored() {
                     dropped(child_index(index, keep + slot), reference);
                 }
             }
