@@ -134,7 +134,8 @@ impl HostConfig {
     }
 
     /// Default lookaside of each connection in the process: `slots` of `slot_bytes` bytes. Default
-    /// 64 of 256 bytes. More saves mallocs in large statements; each connection holds all of it.
+    /// 16 of 256 bytes. More saves mallocs (64 slots: 4 % of the instructions of small transactions);
+    /// each connection holds all of it (64 slots: 12 KiB more).
     pub fn lookaside(mut self, slot_bytes: u16, slots: u16) -> Self {
         self.process.lookaside_slot_bytes = slot_bytes;
         self.process.lookaside_slots = slots;
