@@ -93,7 +93,9 @@ impl Stage {
             )));
         }
         match self.pages.get(&page.0) {
-            Some(Staged::Image(image)) => read_pending(&base.facet().core, image, page, into, name)?,
+            Some(Staged::Image(image)) => {
+                read_pending(&base.facet().core, image, page, into, name)?;
+            }
             Some(Staged::Spilled(reference)) => {
                 read_stored(&base.facet().core, *reference, page, into, name)?;
             }
@@ -473,7 +475,8 @@ pub(super) fn encode_pages(
     let mut extents = Vec::new();
     let encode = |(page, image): (PageNo, Arc<PendingPage>)| {
         let at = out.len();
-        let encoded = image.read(|image| page::encode(facet.id, page, size, image, &mut extents, out));
+        let encoded =
+            image.read(|image| page::encode(facet.id, page, size, image, &mut extents, out));
         let crc = encoded.expect("a page that is not in the log yet is in memory");
         PageEffect { page, at, len: crate::format::stored_len(out.len() - at), crc, image }
     };
