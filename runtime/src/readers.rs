@@ -5,7 +5,7 @@
 //! for the length of one transaction, and takes no lock that the writer would wait for.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,13 +32,12 @@ pub(crate) struct Readers {
     policies: Arc<Policies>,
     meters: Arc<Meters>,
     idle_max: usize,
+    /// Of all shards.
+    idle: AtomicUsize,
     closed: AtomicBool,
 }
 
-struct Shard {
-    idle: LruCache<FacetName, Vec<Reader>>,
-    count: usize,
-}
+type Shard = LruCache<FacetName, Vec<Reader>>;
 
 struct Reader {
     connection: Connection,
@@ -48,7 +47,7 @@ struct Reader {
 
 impl Reader {
     fn serves(&self, name: &FacetName) -> bool {
-        !self.facet.is_deleted() && self.facet.name() == *name
+        self.facet.is_named(name)
     }
 
     /// Whether the next transaction takes a snapshot of its own. A statement that was forgotten
@@ -84,7 +83,7 @@ impl Readers {
         policies: Arc<Policies>,
         meters: Arc<Meters>,
     ) -> Self {
-        let shard = || Mutex::new(Shard { idle: LruCache::new_unbounded(), count: 0 });
+        let shard = || Mutex::new(Shard::new_unbounded());
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher: RandomState::new(),
@@ -95,6 +94,7 @@ impl Readers {
             policies,
             meters,
             idle_max: config.idle_readers_max,
+            idle: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -150,7 +150,7 @@ impl Readers {
     }
 
     pub(crate) fn idle(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).count).sum()
+        self.idle.load(Ordering::Relaxed)
     }
 
     /// Closes the idle readers of `root` and of everything below it.
@@ -158,22 +158,23 @@ impl Readers {
         for shard in &self.shards {
             let mut closing = Vec::new();
             let mut shard = lock(shard);
-            shard.idle.retain(|name, readers| {
+            shard.retain(|name, readers| {
                 let stays = !name.is_within(root);
                 if !stays {
                     closing.append(readers);
                 }
                 stays
             });
-            shard.count -= closing.len();
+            self.idle.fetch_sub(closing.len(), Ordering::Relaxed);
         }
     }
 
     pub(crate) fn close_all(&self) {
         for shard in &self.shards {
             let mut shard = lock(shard);
-            shard.count = 0;
-            shard.idle.clear();
+            let count = shard.iter().map(|(_, readers)| readers.len()).sum();
+            self.idle.fetch_sub(count, Ordering::Relaxed);
+            shard.clear();
         }
     }
 
@@ -183,19 +184,20 @@ impl Readers {
         self.close_all();
     }
 
-    fn shard(&self, name: &FacetName) -> &Mutex<Shard> {
+    /// Number of the shard that readers of `name` are in.
+    fn shard(&self, name: &FacetName) -> usize {
         let mut hasher = self.hasher.build_hasher();
         name.hash(&mut hasher);
         let hash = std::hash::Hasher::finish(&hasher);
         // The remainder is below the number of shards, so it fits.
-        &self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
+        usize::try_from(hash % SHARDS as u64).unwrap_or(0)
     }
 
     fn take(&self, name: &FacetName) -> Option<Reader> {
         loop {
-            let mut shard = lock(self.shard(name));
-            let mut reader = shard.idle.get_mut(name)?.pop()?;
-            shard.count -= 1;
+            let mut shard = lock(&self.shards[self.shard(name)]);
+            let mut reader = shard.get_mut(name)?.pop()?;
+            self.idle.fetch_sub(1, Ordering::Relaxed);
             drop(shard);
             if reader.serves(name) && reader.guard.is_current(&self.policies, name) {
                 return Some(reader);
@@ -204,31 +206,43 @@ impl Readers {
     }
 
     fn put(&self, name: &FacetName, reader: Reader) {
-        let idle_max = self.idle_max.div_ceil(SHARDS);
-        if idle_max == 0 || self.closed.load(Ordering::SeqCst) || !reader.serves(name) {
+        if self.idle_max == 0 || self.closed.load(Ordering::SeqCst) || !reader.serves(name) {
             return;
         }
-        let mut closing = Vec::new();
-        let mut shard = lock(self.shard(name));
-        match shard.idle.get_mut(name) {
+        let at = self.shard(name);
+        let mut shard = lock(&self.shards[at]);
+        match shard.get_mut(name) {
             Some(readers) => readers.push(reader),
-            None => drop(shard.idle.insert(name.clone(), vec![reader])),
-        }
-        shard.count += 1;
-        while shard.count > idle_max {
-            let Some((name, mut readers)) = shard.idle.remove_lru() else { break };
-            // One at a time: a busy facet's readers are not all given up for one of another.
-            if let Some(reader) = readers.pop() {
-                shard.count -= 1;
-                closing.push(reader);
-            }
-            if !readers.is_empty() {
-                shard.idle.insert(name, readers);
-            }
+            None => drop(shard.insert(name.clone(), vec![reader])),
         }
         drop(shard);
-        // Connections close here, outside the lock.
-        drop(closing);
+        if self.idle.fetch_add(1, Ordering::Relaxed) >= self.idle_max {
+            // Closed here, outside the locks.
+            drop(self.give_up(at));
+        }
+    }
+
+    /// Takes out a reader for one that was put into the shard `at`: of the facet least recently read
+    /// in the same shard, which stands for all of them, or in the next that has any.
+    fn give_up(&self, at: usize) -> Option<Reader> {
+        for step in 0..=SHARDS {
+            let mut shard = lock(&self.shards[(at + step) % SHARDS]);
+            // That facet alone was read just now.
+            if step == 0 && shard.len() == 1 {
+                continue;
+            }
+            let Some((name, mut readers)) = shard.remove_lru() else { continue };
+            // One at a time: a busy facet's readers are not all given up for one of another.
+            let reader = readers.pop();
+            if !readers.is_empty() {
+                shard.insert(name, readers);
+            }
+            if reader.is_some() {
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+                return reader;
+            }
+        }
+        None
     }
 
     fn find(&self, name: &FacetName) -> Result<Arc<Facet>> {

@@ -219,13 +219,29 @@ fn idle_readers_are_bounded() {
         facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
         facet.read(|_| Ok(())).unwrap();
     }
-    let idle = host.stat().wait().unwrap().idle_readers;
-    assert!((16..=32).contains(&idle), "{idle}");
+    let idle = |host: &Host| host.stat().wait().unwrap().idle_readers;
+    assert_eq!(idle(&host), 32);
+    for _ in 0..40 {
+        host.facet("f7").unwrap().read(|_| Ok(())).unwrap();
+    }
+    assert_eq!(idle(&host), 32);
+    // The one read last stays, whatever the others were.
+    let one = host_on(&MemoryIo::new(), config(1).idle_readers_max(1));
+    for n in 0..40 {
+        let facet = one.facet(format!("f{n}")).unwrap();
+        facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+        facet.read(|connection| Ok(connection.execute_batch("PRAGMA cache_size=77")?)).unwrap();
+        let kept = facet.read(|connection| {
+            Ok(connection.query_row("PRAGMA cache_size", (), |row| row.get::<_, i64>(0))?)
+        });
+        assert_eq!(kept.unwrap(), 77, "the same connection");
+        assert_eq!(idle(&one), 1);
+    }
     let none = host_on(&MemoryIo::new(), config(1).idle_readers_max(0));
     let facet = none.facet("a").unwrap();
     facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
     facet.read(|_| Ok(())).unwrap();
-    assert_eq!(none.stat().wait().unwrap().idle_readers, 0);
+    assert_eq!(idle(&none), 0);
 }
 
 #[test]

@@ -195,6 +195,13 @@ impl Facet {
         self.state().name.clone()
     }
 
+    /// Whether `name` is the name it has now. Nothing is the name of one that was deleted.
+    #[must_use]
+    pub fn is_named(&self, name: &FacetName) -> bool {
+        let state = self.state();
+        !state.is_deleted && state.name == *name
+    }
+
     /// Ticket of the create, fork or rename that gave the facet its name, if that was since the
     /// store was opened. Who finds a facet by name has observed it.
     #[must_use]
