@@ -42,6 +42,7 @@
 //! | `facet` | [`FacetHandle`]: the calls on one database |
 //! | `transaction`, `once` | [`Transaction`], savepoints; requests that are answered once |
 //! | `schema` | [`Schema`]: steps that run when a facet starts |
+//! | `connection` | a connection, to its end |
 //! | `abort` | stopping what runs and waits on a subtree |
 //! | `kv` | values by key beside SQL |
 //! | `reserved` | the host's own tables inside facets, and every statement on them |
@@ -76,6 +77,7 @@
 mod abort;
 mod call;
 mod config;
+mod connection;
 mod core_thread;
 mod error;
 mod facet;

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use hashlink::LruCache;
 use lapidary_engine::{Bookmark, Error, Facet, FacetName, Store};
-use lapidary_vfs::{facet_uri, finalize_forgotten};
+use lapidary_vfs::facet_uri;
 use rusqlite::{Connection, OpenFlags, TransactionState};
 
 use crate::config::HostConfig;
+use crate::connection::FacetConnection;
 use crate::error::{HostError, Result};
 use crate::isolation::{Guard, Policies, transaction};
 use crate::meter::Meters;
@@ -40,14 +41,13 @@ pub(crate) struct Readers {
 type Shard = LruCache<FacetName, Vec<Reader>>;
 
 struct Reader {
-    connection: Connection,
+    connection: FacetConnection,
     guard: Guard,
-    facet: Arc<Facet>,
 }
 
 impl Reader {
     fn serves(&self, name: &FacetName) -> bool {
-        self.facet.is_named(name)
+        self.connection.facet().is_named(name)
     }
 
     /// Whether the next transaction takes a snapshot of its own. A statement that was forgotten
@@ -66,12 +66,6 @@ impl Reader {
         let running = self.guard.begin(&self.connection);
         let outcome = in_snapshot(&self.connection, body);
         self.guard.end(&self.connection, running, name, outcome)
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        finalize_forgotten(&mut self.connection);
     }
 }
 
@@ -110,7 +104,7 @@ impl Readers {
             None => self.open(name),
         };
         let reader = reader
-            .and_then(|reader| self.await_name(&reader.facet).map(|()| reader))
+            .and_then(|reader| self.await_name(reader.connection.facet()).map(|()| reader))
             .map_err(|error| error.within(name).or_stopped(&self.store))?;
         let outcome = reader.run(name, body);
         let unusable = matches!(&outcome, Err(error) if error.is_store_failure());
@@ -258,8 +252,7 @@ impl Readers {
 
     fn open(&self, name: &FacetName) -> Result<Reader> {
         let facet = self.find(name)?;
-        let (connection, guard) = self.connect(name, facet_uri(name))?;
-        Ok(Reader { connection, guard, facet })
+        self.connect(name, facet_uri(name), facet)
     }
 
     fn open_at(&self, name: &FacetName, bookmark: &Bookmark) -> Result<Reader> {
@@ -268,21 +261,21 @@ impl Readers {
         // the version until then.
         let pinned = facet.snapshot_at(bookmark)?;
         let uri = format!("{}?at={bookmark}", facet_uri(name));
-        let (connection, guard) = self.connect(name, uri)?;
+        let reader = self.connect(name, uri, facet)?;
         drop(pinned);
-        Ok(Reader { connection, guard, facet })
+        Ok(reader)
     }
 
-    fn connect(&self, name: &FacetName, uri: String) -> Result<(Connection, Guard)> {
+    fn connect(&self, name: &FacetName, uri: String, facet: Arc<Facet>) -> Result<Reader> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
-        let mut connection =
-            Connection::open_with_flags_and_vfs(uri, flags, self.vfs_name.as_str())?;
+        let connection = Connection::open_with_flags_and_vfs(uri, flags, self.vfs_name.as_str())?;
+        let mut connection = FacetConnection::new(connection, facet);
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         let (policy, meter) = (self.policies.of(name), self.meters.of(name));
         let guard = Guard::new(&mut connection, name, policy, meter, None, self.slow_statement)?;
-        Ok((connection, guard))
+        Ok(Reader { connection, guard })
     }
 }
 

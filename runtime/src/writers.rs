@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashlink::LruCache;
-use lapidary_engine::{Error, Facet, FacetName, Ticket};
-use lapidary_vfs::{Gate, finalize_forgotten};
+use lapidary_engine::{Error, FacetName, Ticket};
+use lapidary_vfs::Gate;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::abort::Interrupt;
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
+use crate::connection::FacetConnection;
 use crate::error::Result;
 use crate::isolation::Guard;
 use crate::schema::Schema;
@@ -20,9 +21,8 @@ use crate::stat::{CoreCounters, add};
 
 /// A facet's one writer connection.
 pub(crate) struct Writer {
-    connection: Connection,
+    connection: FacetConnection,
     pub(crate) guard: Guard,
-    facet: Arc<Facet>,
     /// The commit that the connection's snapshot came from: its own newest, or the newest at
     /// opening. If the facet's is another, somebody else has written, and the connection, which
     /// never lets go of its lock, would stay on the old version for ever.
@@ -36,7 +36,8 @@ pub(crate) struct Writer {
 
 impl Writer {
     fn is_current(&self) -> bool {
-        !self.facet.is_deleted() && self.facet.latest_ticket() == self.version
+        let facet = self.connection.facet();
+        !facet.is_deleted() && facet.latest_ticket() == self.version
     }
 
     pub(crate) fn observed(&self) -> Ticket {
@@ -60,23 +61,12 @@ impl Writer {
 
     /// To be called after each call. `own` is the ticket of the core's newest commit.
     pub(crate) fn note_commits(&mut self, own: Ticket) {
-        let latest = self.facet.latest_ticket();
+        let latest = self.connection.facet().latest_ticket();
         // Somebody else's commit may have come before this connection took its snapshot, so its
         // ticket counts as seen; but `version` stays behind, so that the connection is opened anew.
         self.observed = self.observed.max(latest);
         if latest == own {
             self.version = latest;
-        }
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // One left over would keep the connection open, and with it the facet's lock.
-        let forgotten = finalize_forgotten(&mut self.connection);
-        if forgotten > 0 {
-            let facet = self.facet.name();
-            tracing::warn!(%facet, forgotten, "a closure has forgotten statements; now closed");
         }
     }
 }
@@ -161,7 +151,7 @@ impl Writers {
         // opened anew.
         let version = facet.latest_ticket();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = self.gate.open(name, flags)?;
+        let mut connection = FacetConnection::new(self.gate.open(name, flags)?, facet);
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         connection.execute_batch(&self.setup)?;
         let interrupt = Interrupt::of(&connection);
@@ -175,7 +165,6 @@ impl Writers {
             guard,
             schema_version: Cell::new(None),
             connection,
-            facet,
             version,
             observed: told.max(version),
         })

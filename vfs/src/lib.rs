@@ -143,7 +143,7 @@ mod stat;
 mod stores;
 
 pub use error::{VfsError, take_last_error};
-pub use ffi::finalize_forgotten;
+pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
 pub use gate::Gate;

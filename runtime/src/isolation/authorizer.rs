@@ -30,6 +30,11 @@ pub(super) fn decide(rules: &Rules, context: &AuthContext<'_>) -> Result<(), Str
     {
         return refuse(format!("the name {name:?}, which the host keeps for itself"));
     }
+    // The action of `CREATE TABLE temp.x` is that of any table. But it goes into the schema of `temp`.
+    let creates = matches!(context.action, A::Insert { .. });
+    if !rules.temp_objects && creates && context.database_name == Some("temp") {
+        return refuse("a temporary table, index, view or trigger".to_owned());
+    }
     match context.action {
         A::Attach { .. } => refuse("ATTACH, or VACUUM, which attaches".to_owned()),
         A::Detach { .. } => refuse("DETACH".to_owned()),

@@ -219,6 +219,8 @@ pub(super) const TABLES_REFUSED: &[&str] = &[
     "completion",
     "dbstat",
     "fsdir",
+    "fts3tokenize",
+    "fts4aux",
     "sqlite_dbpage",
     "sqlite_memstat",
     "sqlite_stmt",

@@ -44,7 +44,7 @@ pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;
 pub(crate) use signals::with_signals_blocked;
-pub use statements::finalize_forgotten;
+pub use statements::close_connection;
 
 #[cfg(test)]
 mod tests;

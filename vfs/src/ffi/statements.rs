@@ -1,29 +1,45 @@
 //! Statements that outlived their owners.
 
+use std::ptr;
+
 use rusqlite::Connection;
 use rusqlite::ffi as sqlite;
 
-/// Finalizes every statement of `connection` whose owner was forgotten (`std::mem::forget`), and
-/// tells how many there were. To be called before a connection is closed: SQLite keeps one with
-/// statements open, together with its locks and its snapshot.
+/// Closes `connection`, also if statements of it were forgotten (`std::mem::forget`). SQLite keeps
+/// one with statements open. Then they are stopped, an open transaction is rolled back, and locks and
+/// snapshots are let go of: nobody waits for the connection any more, but its memory stays. Returns
+/// whether nothing was forgotten.
 ///
-/// The connection's cache of prepared statements is emptied.
-pub fn finalize_forgotten(connection: &mut Connection) -> usize {
-    connection.flush_prepared_statement_cache();
+/// Forgotten statements are not finalized, since they cannot be told from those that virtual tables
+/// have prepared for themselves, and will finalize.
+pub fn close_connection(connection: Connection) -> bool {
+    let Err((connection, _)) = connection.close() else { return true };
     // SAFETY: the handle is used during this call alone, and not closed by it.
     let handle = unsafe { connection.handle() };
-    let mut finalized = 0;
+    // What the connection's owner refuses to statements is not meant for those below.
+    // SAFETY: `handle` is an open connection that no other thread uses, since it was moved here; no
+    // callback is passed.
+    unsafe { sqlite::sqlite3_set_authorizer(handle, None, ptr::null_mut()) };
+    // SAFETY: as above.
+    unsafe { sqlite::sqlite3_progress_handler(handle, 0, None, ptr::null_mut()) };
+    let mut statement = ptr::null_mut();
     loop {
-        // SAFETY: `handle` is an open connection that no other thread uses, as it is borrowed
-        // mutably; null asks for its first statement.
-        let statement = unsafe { sqlite::sqlite3_next_stmt(handle, std::ptr::null_mut()) };
+        // SAFETY: as above; null asks for the first statement, a statement for the one after it.
+        statement = unsafe { sqlite::sqlite3_next_stmt(handle, statement) };
         if statement.is_null() {
-            return finalized;
+            break;
         }
-        // SAFETY: a statement of this connection, not finalized yet. Nobody uses it again: a
-        // `Statement` borrows its connection, which is borrowed mutably here, so the owner is gone
-        // without having run its destructor; and the cache, the one owner inside, is empty.
-        unsafe { sqlite::sqlite3_finalize(statement) };
-        finalized += 1;
+        // SAFETY: a statement of this connection that is not finalized. Its owner, if it is not a
+        // virtual table, which can bear it, was forgotten: a `Statement` borrows its connection, which
+        // was moved here.
+        unsafe { sqlite::sqlite3_reset(statement) };
     }
+    let is_over = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+    // A lock that was kept by locking_mode=EXCLUSIVE is let go of after the next statement.
+    let unlock = "PRAGMA locking_mode=NORMAL; SELECT 1 FROM sqlite_schema LIMIT 1";
+    if !is_over || connection.execute_batch(unlock).is_err() {
+        tracing::error!("a connection with forgotten statements keeps its locks");
+    }
+    std::mem::forget(connection);
+    false
 }

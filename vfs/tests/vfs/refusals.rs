@@ -1,7 +1,7 @@
 //! What a facet does not do, and how it says so.
 
 use lapidary_engine::FacetName;
-use lapidary_vfs::{finalize_forgotten, take_last_error};
+use lapidary_vfs::{close_connection, take_last_error};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::fixture::{Fixture, check_integrity, code, fill, number, text};
@@ -229,15 +229,38 @@ fn a_gate_does_not_open_a_database_in_memory() {
 }
 
 #[test]
-fn forgotten_statements_can_be_finalized() {
+fn a_connection_is_closed_though_statements_were_forgotten() {
     let fixture = Fixture::memory();
-    let mut connection = fixture.open("a");
-    fill(&connection, 10, 10);
-    drop(connection.prepare_cached("SELECT 1").unwrap());
-    std::mem::forget(connection.prepare("SELECT 2").unwrap());
-    std::mem::forget(connection.prepare_cached("SELECT 3").unwrap());
-    assert_eq!(finalize_forgotten(&mut connection), 2);
-    assert_eq!(finalize_forgotten(&mut connection), 0);
-    assert_eq!(number(&connection, "SELECT count(*) FROM t"), 10);
-    connection.close().unwrap();
+    for (schema, used) in [
+        ("CREATE TABLE u(a)", "INSERT INTO u VALUES (1)"),
+        ("CREATE VIRTUAL TABLE u USING fts5(a)", "INSERT INTO u VALUES ('one')"),
+        ("CREATE VIRTUAL TABLE u USING rtree(a, b, c)", "INSERT INTO u VALUES (1, 2, 3)"),
+    ] {
+        let connection = fixture.open("a");
+        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE; DROP TABLE IF EXISTS u").unwrap();
+        connection.execute_batch(schema).unwrap();
+        connection.execute_batch(used).unwrap();
+        drop(connection.prepare_cached("SELECT 1").unwrap());
+        drop(connection.prepare_cached("SELECT a FROM u").unwrap());
+        assert!(close_connection(connection), "{schema}: nothing was forgotten");
+
+        let connection = fixture.open("a");
+        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE").unwrap();
+        connection.execute_batch("BEGIN; CREATE TABLE not_committed(a)").unwrap();
+        let mut busy = connection.prepare("SELECT a FROM u").unwrap();
+        assert!(busy.query(()).unwrap().next().unwrap().is_some());
+        let mut running = connection.prepare("SELECT a FROM u").unwrap();
+        let mut rows = running.query(()).unwrap();
+        rows.next().unwrap().unwrap();
+        std::mem::forget(rows);
+        std::mem::forget(running);
+        std::mem::forget(busy);
+        std::mem::forget(connection.prepare_cached("SELECT 3").unwrap());
+        assert!(!close_connection(connection), "{schema}: three were forgotten");
+
+        let other = fixture.open("a");
+        assert_eq!(number(&other, "SELECT count(*) FROM u"), 1, "{schema}");
+        assert!(other.prepare("SELECT * FROM not_committed").is_err(), "{schema}");
+        other.execute(used.replace("(1,", "(2,").as_str(), ()).unwrap();
+    }
 }

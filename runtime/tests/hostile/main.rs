@@ -2,9 +2,14 @@
 //! its neighbour on the same core go on.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod programs;
+mod sweeps;
+
 use std::num::NonZeroUsize;
 
-use lapidary::{Host, HostConfig, HostErrorKind as Kind, Isolation, KvList, Schema};
+use rusqlite::fallible_iterator::FallibleIterator as _;
+
+use lapidary::{FacetHandle, Host, HostConfig, HostErrorKind as Kind, Isolation, KvList, Schema};
 
 const CASES: &[(Kind, &str)] = &[
     (Kind::NotAllowed, "ATTACH '/etc/passwd' AS x"),
@@ -185,4 +190,57 @@ fn what_the_host_keeps_in_a_facet_is_out_of_reach() {
         facet.query("SELECT a FROM t LIMIT 1", (), |row| row.get::<_, i64>(0)).wait().unwrap(),
         [1]
     );
+}
+
+/// Two facets on one core: one is hostile, the other lives beside it.
+struct Neighbours {
+    directory: tempfile::TempDir,
+    host: Host,
+    hostile: FacetHandle,
+    neighbour: FacetHandle,
+}
+
+impl Neighbours {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = HostConfig::new()
+            .cores(NonZeroUsize::MIN)
+            .pin_cores(false)
+            .isolation(Isolation::untrusted().call_time_max(None).call_steps_max(Some(200_000)));
+        let host = Host::open(directory.path().join("store"), config).unwrap();
+        let (hostile, neighbour) = (host.facet("a").unwrap(), host.facet("b").unwrap());
+        for handle in [&hostile, &neighbour] {
+            handle.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (7)").wait().unwrap();
+        }
+        Self { directory, host, hostile, neighbour }
+    }
+
+    /// Runs all statements of `sql`, reads all their rows, and tells what kind of error came of it.
+    fn run(&self, sql: &str) -> Option<Kind> {
+        let sql = sql.to_owned();
+        let call = self.hostile.run(move |connection| {
+            let mut batch = rusqlite::Batch::new(connection, &sql);
+            while let Some(mut statement) = batch.next()? {
+                let mut rows = statement.raw_query();
+                while rows.next()?.is_some() {}
+            }
+            Ok(())
+        });
+        call.wait().err().map(|error| error.kind())
+    }
+
+    /// Both facets have what they had, and nothing came into being beside the store.
+    fn assert_well(&self) {
+        for handle in [&self.hostile, &self.neighbour] {
+            let found = handle.query("SELECT a FROM t", (), |row| row.get::<_, i64>(0));
+            assert_eq!(found.wait().unwrap(), [7]);
+            let check = handle.query("PRAGMA quick_check", (), |row| row.get::<_, String>(0));
+            assert_eq!(check.wait().unwrap(), ["ok"]);
+        }
+        let names: Vec<_> = std::fs::read_dir(self.directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["store"]);
+    }
 }
