@@ -154,6 +154,23 @@ fn a_store_without_a_superblock_is_put_together_again() {
     assert_all(&pages);
 }
 
+/// If this fails, somebody who deleted one file is told that there never was a store.
+#[test]
+fn a_store_whose_superblock_was_removed_is_put_together_again() {
+    let io = used_store();
+    io.remove(FileName::Superblock).unwrap();
+    let environment = Environment::with_io(Arc::new(io.clone()));
+    let options = StoreOptions { background: Background::Manual, ..StoreOptions::default() };
+    let error = Store::open(environment, options).unwrap_err();
+    assert!(
+        matches!(&error, Error::Corrupt { path, .. } if path.ends_with("SUPERBLOCK")),
+        "{error}"
+    );
+    let (pages, report) = salvage(&io);
+    assert!(report.refused.is_some());
+    assert_all(&pages);
+}
+
 /// If this fails, one bad batch takes everything behind it along.
 #[test]
 fn damage_in_the_log_costs_what_is_damaged() {

@@ -11,6 +11,8 @@
 //! - [`slt`]: scripts of the `sqllogictest` format.
 //! - [`small_store`]: a store in memory for SQL to run on.
 //! - [`failing_memory`]: an allocator for SQLite that fails when it is told to.
+//! - [`corruption`]: stores that are damaged at random, and what may come of it.
+//! - [`watchdog`]: an end for tests that do not end.
 //! - [`turns`]: the load of the kill test.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
 //! - [`differential`]: generated SQL on stock SQLite and on facets.
@@ -23,6 +25,7 @@
 
 pub mod chance;
 pub mod content;
+pub mod corruption;
 pub mod differential;
 pub mod driver;
 pub mod failing_memory;
@@ -37,6 +40,7 @@ pub mod sim_environment;
 pub mod slt;
 pub mod small_store;
 pub mod turns;
+pub mod watchdog;
 pub mod world;
 
 /// The code of the documents, compiled and run.

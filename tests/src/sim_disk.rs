@@ -101,6 +101,9 @@ pub struct Operation {
     pub takes_space: bool,
 }
 
+/// Bytes of a file: from where, up to where.
+pub type Place = (FileName, u64, u64);
+
 /// A store's directory on the simulated disk. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
@@ -112,6 +115,7 @@ struct State {
     chance: Chance,
     trace: Vec<Operation>,
     reads: u64,
+    read_places: Option<Vec<Place>>,
     crash_at: Option<u64>,
     faults: BTreeMap<u64, Fault>,
     fail_from: Option<u64>,
@@ -184,6 +188,7 @@ impl SimDisk {
             chance: Chance::from_seed(seed),
             trace: Vec::new(),
             reads: 0,
+            read_places: None,
             crash_at: None,
             faults: BTreeMap::new(),
             fail_from: None,
@@ -215,6 +220,17 @@ impl SimDisk {
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.state().reads
+    }
+
+    /// Notes from now on which bytes are read, for [`take_read_places`](Self::take_read_places).
+    pub fn note_reads(&self) {
+        self.state().read_places = Some(Vec::new());
+    }
+
+    /// The bytes that were read since the last call.
+    #[must_use]
+    pub fn take_read_places(&self) -> Vec<Place> {
+        self.state().read_places.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Every changing operation so far, in order.
@@ -378,6 +394,7 @@ impl State {
             chance: self.chance.clone(),
             trace: Vec::new(),
             reads: 0,
+            read_places: None,
             crash_at: None,
             faults: BTreeMap::new(),
             fail_from: None,

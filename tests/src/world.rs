@@ -173,15 +173,25 @@ fn end(disk: &SimDisk, chance: &mut Chance) -> SimDisk {
     next
 }
 
+/// What a run of several lives came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// Of everything that happened.
+    pub fingerprint: u64,
+    /// How often the store was opened after a crash or a kill.
+    pub recoveries: u64,
+}
+
 /// Several lives of one store, all decided by `chance`: operations, crashes, kills, I/O errors and
-/// full disks, also during recovery. Returns a fingerprint of the whole run.
+/// full disks, also during recovery.
 ///
 /// # Errors
 /// What is not as the model has it.
-pub fn several_lives(seed: u64, mut chance: Chance, lives: u32) -> Result<u64, Failure> {
+pub fn several_lives(seed: u64, mut chance: Chance, lives: u32) -> Result<Lives, Failure> {
     let world = World { options: small_options(&mut chance), seed };
     let mut disk = SimDisk::new(seed);
     let mut fingerprint = 0_u64;
+    let mut recoveries = 0;
     let tolerated = plan_misfortune(&disk, &mut chance, 60);
     let steps = chance.between(5, 60);
     let mut life = world.first_life(&disk, chance.halved(), steps, tolerated)?;
@@ -196,7 +206,10 @@ pub fn several_lives(seed: u64, mut chance: Chance, lives: u32) -> Result<u64, F
                     .map_err(|failure| failure.after(&life.log))?,
             }
             disk = end(&disk, &mut chance);
+            recoveries += 1;
         }
+        // One of what the end left, one of what a power loss right after that leaves.
+        recoveries += 2;
         let mut driver = world.recover(&disk, &life, chance.halved())?;
         driver.tolerated = plan_misfortune(&disk, &mut chance, 60);
         let progress = driver.run(chance.between(5, 60))?;
@@ -213,5 +226,5 @@ pub fn several_lives(seed: u64, mut chance: Chance, lives: u32) -> Result<u64, F
     fingerprint = fingerprint.rotate_left(7) ^ disk.fingerprint();
     let disk = end(&disk, &mut chance);
     world.recover(&disk, &life, chance)?.verify()?;
-    Ok(fingerprint)
+    Ok(Lives { fingerprint, recoveries: recoveries + 2 })
 }

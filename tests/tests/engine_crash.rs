@@ -319,14 +319,17 @@ fn the_workloads_meet_every_kind_of_event() {
 fn random_lives() {
     let seeds = SIMULATION.seeds(300);
     println!("{} seeds, the last one fresh: {}", seeds.len(), seeds[seeds.len() - 1]);
+    let mut recoveries = 0;
     for seed in seeds {
         let mut chance = Chance::from_seed(seed);
         let lives = chance.between(1, 5);
-        if let Err(failure) = several_lives(seed, chance, lives) {
-            panic!(
+        match several_lives(seed, chance, lives) {
+            Ok(lives) => recoveries += lives.recoveries,
+            Err(failure) => panic!(
                 "{failure}\nto repeat: {}",
                 SIMULATION.replay(seed, "--test engine_crash random_lives")
-            );
+            ),
         }
     }
+    println!("{recoveries} recoveries after crashes and kills");
 }

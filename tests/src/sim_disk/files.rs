@@ -125,6 +125,10 @@ impl IoFile for SimFile {
         state.check_power()?;
         let number = state.reads;
         state.reads += 1;
+        let place = (self.name, offset, offset + bytes.len() as u64);
+        if let Some(places) = &mut state.read_places {
+            places.push(place);
+        }
         if state.failing_reads.remove(&number) {
             return Err(io_error());
         }

@@ -103,7 +103,14 @@ fn open_or_create(
             let reason = "it holds other files and no SUPERBLOCK".to_owned();
             return Err(Error::NotAStore { path: io.describe(), reason });
         }
-        DirectoryState::Empty if !create => return Err(Error::Missing { path: io.describe() }),
+        DirectoryState::Empty if !create => {
+            let has_segments = io.list_segments().is_ok_and(|segments| !segments.is_empty());
+            return Err(if has_segments {
+                superblock_is_missing(&*io)
+            } else {
+                Error::Missing { path: io.describe() }
+            });
+        }
         DirectoryState::Empty | DirectoryState::Store => {}
     }
     // Also for a store that is there: its directory may have been created by a process that was
@@ -124,13 +131,17 @@ fn open_or_create(
             opened => opened?,
         }
     } else if has_segments {
-        let path = format!("{}/{}", io.describe(), FileName::Superblock);
-        let detail = "it is missing, though there are segments".to_owned();
-        return Err(Error::Corrupt { path, offset: 0, detail });
+        return Err(superblock_is_missing(&*io));
     } else {
         create_superblock(&environment, format)?
     };
     recover(environment, tunables, superblock, LockGuard(lock))
+}
+
+fn superblock_is_missing(io: &dyn Io) -> Error {
+    let path = format!("{}/{}", io.describe(), FileName::Superblock);
+    let detail = "it is missing, though there are segments".to_owned();
+    Error::Corrupt { path, offset: 0, detail }
 }
 
 fn check_format(format: FormatParams) -> Result<()> {
@@ -203,6 +214,10 @@ fn recover(
     let seen = found.headers().map(|header| header.incarnation).max().unwrap_or_default();
     let incarnation = Incarnation(seen.max(current.incarnation).0 + 1);
     let end = log::find_end(&segments, &found, &current, false)?;
+    // Before anything is written or removed: a store that is refused is left as it is.
+    let references = load_others(&segments, root.as_ref())?;
+    let mut catalog = load_catalog(&segments, root.as_ref())?;
+    catalog.settings = references.settings;
     restore_rest(&segments, &found, &end.visited, &table)?;
 
     let mut writer = LogWriter::new(current.store, incarnation, end.before_tail);
@@ -215,9 +230,6 @@ fn recover(
     let durable_through = Lsn(writer.position().lsn.0 - 1);
     let opened_ns = environment.clock.monotonic_ns();
     let log = Log::new(writer, tunables.log_buffers, tunables.buffered_bytes_max);
-    let references = load_others(&segments, root.as_ref())?;
-    let mut catalog = load_catalog(&segments, root.as_ref())?;
-    catalog.settings = references.settings;
     let history = HistoryBudget::new(catalog.cold_history_bytes(), tunables.history_bytes_max);
     let core = Arc::new(Core {
         environment,
@@ -297,6 +309,11 @@ impl Drop for BreakCircle {
     }
 }
 
+/// Whether a read failed because the file is too short, or gone.
+fn is_cut_off(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::NotFound)
+}
+
 /// Reads a checkpoint part that the whole store depends on.
 fn read_needed<T>(
     segments: &Segments,
@@ -304,12 +321,7 @@ fn read_needed<T>(
     decode: impl Fn(PartKind, &[u8]) -> Result<T, Malformed>,
 ) -> Result<T> {
     let read = read_part(segments, reference, decode).map_err(|error| match error {
-        Error::Io { path, source, .. }
-            if matches!(
-                source.kind(),
-                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::NotFound
-            ) =>
-        {
+        Error::Io { path, source, .. } if is_cut_off(&source) => {
             let detail = "the file ends before a part of the checkpoint, or is missing".to_owned();
             Error::Corrupt { path, offset: reference.offset(), detail }
         }

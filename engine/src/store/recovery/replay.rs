@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::corrupt_at;
+use super::{corrupt_at, is_cut_off};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::facet::{Committed, Content, Facet};
@@ -21,6 +21,25 @@ pub(super) struct Replay<'a> {
 
 /// What is wrong with a record, if it makes no sense.
 type Sense = Result<(), &'static str>;
+
+/// The log goes on from the page map and the history that the checkpoint has of a facet: without them none
+/// of what follows can be replayed, so the whole store is concerned.
+fn needed(facet: &Facet, error: Error) -> Error {
+    let what = |detail: &str| {
+        let name = facet.name();
+        format!("the log goes on from what the checkpoint has of facet {name}: {detail}")
+    };
+    match error {
+        Error::MapCorrupt { path, offset, detail, .. } => {
+            Error::Corrupt { path, offset, detail: what(&detail) }
+        }
+        Error::Io { path, offset, source, .. } if is_cut_off(&source) => {
+            let detail = what("the file ends before it, or is missing");
+            Error::Corrupt { path, offset: offset.unwrap_or(0), detail }
+        }
+        other => other,
+    }
+}
 
 impl<'a> Replay<'a> {
     pub(super) fn new(core: &'a Arc<Core>, catalog: &'a mut Catalog) -> Self {
@@ -91,7 +110,7 @@ impl<'a> Replay<'a> {
             pages_kept: header.pages_kept,
             pages: &mut placed.into_iter(),
         };
-        facet.replay_commit(committed)?;
+        facet.replay_commit(committed).map_err(|error| needed(&facet, error))?;
         Ok(Ok(()))
     }
 
@@ -103,7 +122,8 @@ impl<'a> Replay<'a> {
             if source.latest_version() != entry.source_version {
                 return Ok(Err("a fork does not follow the version of its source"));
             }
-            let Content { meta, mut map } = source.replayed()?;
+            let Content { meta, mut map } =
+                source.replayed().map_err(|error| needed(&source, error))?;
             // Pages of another size have nothing in common.
             let kept =
                 if meta.page_size == entry.meta.page_size { entry.meta.page_count } else { 0 };
