@@ -106,7 +106,7 @@ impl Specimen {
             shared: Places::default(),
             own: BTreeMap::new(),
         };
-        specimen.look(past);
+        specimen.look(&past);
         specimen
     }
 
@@ -142,7 +142,7 @@ impl Specimen {
     }
 
     /// Finds out which bytes are read for what, and that all is well.
-    fn look(&mut self, past: BTreeMap<Reader, Arc<Rows>>) {
+    fn look(&mut self, past: &BTreeMap<Reader, Arc<Rows>>) {
         let newest = self.states.len() - 1;
         let disk = Self::disk_with(&self.image);
         disk.note_reads();
