@@ -32,6 +32,10 @@ test:
 examples:
     .ci/run examples
 
+# The crates as they would be published, and the command installed.
+packaging:
+    .ci/run packaging
+
 # Instructions of the common things, against their limits.
 instructions:
     .ci/run instructions

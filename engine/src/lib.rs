@@ -49,6 +49,16 @@
 //! store.close()?;
 //! # Ok::<(), lapidary_engine::Error>(())
 //! ```
+//!
+//! # Features
+//!
+//! None. Whether the log goes through io_uring or POSIX calls is found out when a store is opened
+//! ([`StoreStat::io_backend`]).
+
+/// The example of `README.md`, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod bookmark;
 mod config;

@@ -63,9 +63,12 @@
 //!
 //! # Features
 //!
-//! `cli`, on by default, builds the command `lapidary` (`cli/`, `docs/COMMAND.md`), so that
-//! `cargo install` finds it. The library has nothing of it: who embeds the crate turns default
-//! features off and compiles none of what the command needs.
+//! | feature | default | does |
+//! |---|---|---|
+//! | `cli` | yes | builds the command `lapidary` (`cli/`), so that `cargo install` finds it; the library has nothing of it |
+//!
+//! Who embeds the crate turns default features off and compiles none of what the command needs. SQLite
+//! is always compiled in.
 //!
 //! # SQLite's process-wide settings
 //!
@@ -127,8 +130,3 @@ pub use lapidary_engine::{
 pub use lapidary_vfs::{ProcessSetup, VfsOptions, root_hash_of_file};
 /// The SQLite API that closures receive, in the version this crate was built with.
 pub use rusqlite;
-
-/// The example of the README, compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -38,3 +38,10 @@ pub mod slt;
 pub mod small_store;
 pub mod turns;
 pub mod world;
+
+/// The code of the documents, compiled and run.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+}

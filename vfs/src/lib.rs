@@ -97,6 +97,13 @@
 //!   `ok` or a line for each thing that is wrong. Other pragmas that begin with `lapidary_` are refused.
 //! - Result codes are SQLite's; [`take_last_error`] has the words behind the last one.
 //!
+//! # Features
+//!
+//! | feature | default | does |
+//! |---|---|---|
+//! | `bundled` | yes | compiles SQLite in; without it `libsqlite3-sys` links the system's, 3.39 or newer |
+//! | `loadable_extension` | no | takes SQLite from the process that loads this as a part of an extension; not together with `bundled` |
+//!
 //! # Reading map
 //!
 //! | module | is |
@@ -118,6 +125,11 @@
 //! | `ffi` | all unsafe code: C methods, panic barrier, registration |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
 //! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
+
+/// The example of `README.md`, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(all(feature = "bundled", feature = "loadable_extension"))]
 compile_error!(
