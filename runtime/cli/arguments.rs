@@ -11,7 +11,7 @@ Examples:
   lapidary export agents.store agents/42 copy.sqlite
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 exists already, 5 in use by another
-process, 6 damage found, 7 no space or over a quota.";
+process, 6 damage found, 7 no space or over a quota, 130 stopped by Ctrl-C.";
 
 /// Keeps thousands of SQLite databases in one store.
 ///

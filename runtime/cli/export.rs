@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::facets::each;
 use crate::failure::{Failure, Outcome};
 use crate::import::word;
+use crate::interrupt::{Interrupt, stopped};
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
 use crate::store::with_host;
@@ -95,12 +96,18 @@ fn value(facet: &str, file: &Path, content: &FileContent, status: &str) -> serde
 
 fn all(host: &Host, arguments: &Export, directory: &Path, output: &mut Output) -> Outcome {
     fs::create_dir_all(directory).map_err(Failure::io("making", directory))?;
+    let interrupt = Interrupt::catch_first()?;
     let total = host.store().stat().facets;
     let mut progress = Progress::new(output, "exporting", Unit::Things);
     let (mut done, mut exported, mut skipped, mut bytes) = (0, 0_u64, 0_u64, 0);
     let mut failed: Option<Failure> = None;
     let mut values = Vec::new();
+    let mut was_stopped = false;
     for info in each(host, arguments.prefix.as_deref()) {
+        was_stopped = interrupt.is_set();
+        if was_stopped {
+            break;
+        }
         let name = info?.name;
         let file = directory.join(file_path_of(&name));
         match to_file(host, name.as_str(), &file, arguments.force) {
@@ -137,6 +144,9 @@ fn all(host: &Host, arguments: &Export, directory: &Path, output: &mut Output) -
     output.line(format_args!(
         "exported {facets}, {bytes}; {skipped} there already, {failures} failed"
     ))?;
+    if was_stopped {
+        return Err(stopped());
+    }
     failed.map_or(Ok(()), Err)
 }
 

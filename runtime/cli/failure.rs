@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Busy = 5,
     Damaged = 6,
     NoSpace = 7,
+    /// What shells have for a command that Ctrl-C ended.
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {

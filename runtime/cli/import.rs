@@ -11,6 +11,7 @@ use lapidary::{FileStep, Host, ImportCheck, ImportOptions, Imported};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::interrupt::{Interrupt, stopped};
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
 use crate::store::with_host;
@@ -25,7 +26,8 @@ Examples:
 
 A facet is called after its file: its path below the directory that was given, or else its file name,
 without .sqlite, .sqlite3, .db or .db3. Files may be in use, and are not changed. What is there already
-with the same content is skipped, so an import that was interrupted can be run again.")]
+with the same content is skipped, so an import that was interrupted can be run again. Of many files,
+Ctrl-C lets those be finished that are being imported; a second one ends it at once.")]
 pub(crate) struct Import {
     /// Directory of the store
     store: PathBuf,
@@ -51,7 +53,7 @@ pub(crate) struct Import {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Check {
-    /// Everything, as PRAGMA integrity_check
+    /// Everything, as PRAGMA integrity_check; and rows are counted, in the file and in the facet
     Full,
     /// All but indexes against their tables, as PRAGMA quick_check
     Quick,
@@ -84,7 +86,11 @@ fn import(
         Check::Quick => ImportCheck::Quick,
         Check::None => ImportCheck::None,
     };
-    let mut options = ImportOptions::new().check(check).skip_equal(true).progress(listener);
+    let mut options = ImportOptions::new()
+        .check(check)
+        .skip_equal(true)
+        .count_rows(matches!(arguments.check, Check::Full))
+        .progress(listener);
     if let Some(bytes) = arguments.max_size {
         options = options.bytes_max(bytes);
     }
@@ -114,7 +120,8 @@ fn one(host: &Host, arguments: &Import, job: &Job, output: &mut Output) -> Outco
     }
     let pages = count(u64::from(content.page_count), "page");
     let bytes = size(content.bytes());
-    output.line(format_args!("imported {name}: {bytes} in {pages}, root hash {root_hash}"))
+    let rows = imported.rows.map_or(String::new(), |rows| format!(", {}", count(rows, "row")));
+    output.line(format_args!("imported {name}: {bytes} in {pages}{rows}, root hash {root_hash}"))
 }
 
 /// What a step is called in a progress bar.
@@ -134,13 +141,14 @@ fn thread_count(jobs: usize) -> usize {
 }
 
 fn many(host: &Host, arguments: &Import, jobs: &[Job], output: &mut Output) -> Outcome {
+    let interrupt = Interrupt::catch_first()?;
     let progress = Mutex::new(Progress::new(output, "importing", Unit::Things));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(jobs.len()));
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(job) = jobs.get(number) else { break };
+            let Some(job) = jobs.get(number).filter(|_| !interrupt.is_set()) else { break };
             let imported = import(host, arguments, job, &mut |_| ());
             let mut progress = lock(&progress);
             let mut results = lock(&results);
@@ -162,13 +170,21 @@ fn many(host: &Host, arguments: &Import, jobs: &[Job], output: &mut Output) -> O
     let results: Vec<_> = results.into_iter().map(|(_, job, result)| (job, result)).collect();
     let value = summary(&results);
     output.json(&value)?;
+    let number = |key: &str| value[key].as_u64().unwrap_or(0);
+    let rows = match value["rows"].as_u64() {
+        Some(rows) => format!(", {}", count(rows, "row")),
+        None => String::new(),
+    };
     output.line(format_args!(
-        "imported {}, {}; {} there already, {} failed",
-        count(value["imported"].as_u64().unwrap_or(0), "facet"),
-        size(value["bytes"].as_u64().unwrap_or(0)),
-        value["skipped"],
-        value["failed"],
+        "imported {}, {}{rows}; {} there already, {} failed",
+        count(number("imported"), "facet"),
+        size(number("bytes")),
+        number("skipped"),
+        number("failed"),
     ))?;
+    if results.len() < jobs.len() {
+        return Err(stopped());
+    }
     match results.iter().find_map(|(_, result)| result.as_ref().err()) {
         Some(first) => Err(Failure::told(first.exit)),
         None => Ok(()),
@@ -181,6 +197,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn summary(results: &[(&Job, Outcome<Imported>)]) -> serde_json::Value {
     let (mut imported, mut skipped, mut failed, mut bytes) = (0, 0, 0, 0);
+    // All that are imported are counted, or none.
+    let mut rows = None;
     let mut files = Vec::with_capacity(results.len());
     for (job, result) in results {
         let mut value = json!({ "file": job.file, "facet": job.name });
@@ -190,6 +208,10 @@ fn summary(results: &[(&Job, Outcome<Imported>)]) -> serde_json::Value {
                 *was += 1;
                 if !done.was_there {
                     bytes += done.content.bytes();
+                }
+                if let Some(counted) = done.rows {
+                    rows = Some(rows.unwrap_or(0) + counted);
+                    value["rows"] = counted.into();
                 }
                 value["status"] = if done.was_there { "skipped" } else { "imported" }.into();
                 value["pages"] = done.content.page_count.into();
@@ -205,7 +227,12 @@ fn summary(results: &[(&Job, Outcome<Imported>)]) -> serde_json::Value {
         files.push(value);
     }
     json!({
-        "imported": imported, "skipped": skipped, "failed": failed, "bytes": bytes, "files": files,
+        "imported": imported,
+        "skipped": skipped,
+        "failed": failed,
+        "bytes": bytes,
+        "rows": rows,
+        "files": files,
     })
 }
 

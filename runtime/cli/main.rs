@@ -11,7 +11,7 @@
 //! | `check` | `verify`, `salvage` |
 //! | `shell` | `sql` |
 //! | `generate` | `completions`, `man` |
-//! | `failure` | errors and exit codes |
+//! | `failure`, `interrupt` | errors and exit codes; Ctrl-C |
 //! | `output`, `progress`, `units` | what is printed and how |
 
 mod arguments;
@@ -22,6 +22,7 @@ mod failure;
 mod generate;
 mod history;
 mod import;
+mod interrupt;
 mod limits;
 mod output;
 mod progress;

@@ -18,7 +18,9 @@ SQL ends with a semicolon, and may go over several lines.
 .bookmark         name the newest version, to go back to it
 .as-of WHEN       read the version of a bookmark or a moment (UTC); .as-of now ends that
 .help             this
-.quit             leave; so does the end of the input";
+.quit             leave; so does the end of the input
+
+Ctrl-C ends the statement that runs, or gives up what was typed.";
 
 /// All of them, for completion.
 pub(super) const NAMES: [&str; 9] =

@@ -8,14 +8,20 @@ use lapidary::{Bookmark, FacetHandle, Host, HostError};
 
 use super::render::{Mode, Renderer};
 use crate::failure::{Exit, Failure, Outcome, say};
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::units::parse_moment;
+
+/// Steps of SQLite's virtual machine between two looks for Ctrl-C: a fraction of a millisecond.
+const STEPS_PER_LOOK: i32 = 10_000;
 
 /// What the shell works with.
 pub(super) struct Session {
     facet: FacetHandle,
     connection: Connection,
     at: Option<Bookmark>,
+    /// Ends the statement that runs; `None` where Ctrl-C ends the command.
+    interrupt: Option<Interrupt>,
     pub(super) mode: Mode,
     pub(super) timer: bool,
 }
@@ -24,7 +30,19 @@ impl Session {
     pub(super) fn open(host: &Host, facet: &str, mode: Mode) -> Outcome<Self> {
         let facet = host.facet(facet)?;
         let connection = connect(&facet, None)?;
-        Ok(Self { facet, connection, at: None, mode, timer: false })
+        Ok(Self { facet, connection, at: None, interrupt: None, mode, timer: false })
+    }
+
+    /// From now on Ctrl-C ends the statement that runs, and not the command.
+    pub(super) fn catch_interrupts(&mut self) -> Outcome {
+        self.interrupt = Some(Interrupt::catch()?);
+        self.watch()
+    }
+
+    /// Has the connection look for Ctrl-C.
+    fn watch(&mut self) -> Outcome {
+        let Some(interrupt) = self.interrupt.clone() else { return Ok(()) };
+        Ok(self.connection.progress_handler(STEPS_PER_LOOK, Some(move || interrupt.is_set()))?)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -63,11 +81,15 @@ impl Session {
         }
         self.connection = connect(&self.facet, at)?;
         self.at = at;
-        Ok(())
+        self.watch()
     }
 
     /// Runs statements one after the other and prints their rows; ends at the first that fails.
     pub(super) fn run(&self, sql: &str, output: &mut Output) -> Outcome {
+        if let Some(interrupt) = &self.interrupt {
+            // One that came late is not for these statements.
+            interrupt.clear();
+        }
         let began = Instant::now();
         let outcome = self.run_untimed(sql, output);
         if self.timer {

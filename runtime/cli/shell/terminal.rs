@@ -29,6 +29,7 @@ pub(super) fn run(session: &mut Session, output: &mut Output) -> Outcome {
     let broken = |error: ReadlineError| {
         Failure::new(Exit::Failed, format!("the terminal cannot be used: {error}"))
     };
+    session.catch_interrupts()?;
     let mut editor: Editor<Words, DefaultHistory> = Editor::new().map_err(broken)?;
     let history = history_file();
     if let Some(history) = &history {
@@ -65,7 +66,7 @@ pub(super) fn run(session: &mut Session, output: &mut Output) -> Outcome {
                     pending.clear();
                 }
             }
-            // Ctrl-C gives up what was typed.
+            // Ctrl-C gives up what was typed; while a statement runs, that.
             Err(ReadlineError::Interrupted) => pending.clear(),
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(broken(error)),

@@ -1,5 +1,6 @@
 //! What can go wrong with a file on its way into or out of a store.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +104,34 @@ pub enum FileError {
         /// Root hash of what was written.
         found: RootHash,
     },
+    /// SQLite finds other rows in the facet than in the file.
+    #[error(
+        "{}: table {table}: {} in the facet, {} in the file; it was discarded: please report it",
+        .path.display(), Counted(*.found), Counted(*.expected)
+    )]
+    RowsDiffer {
+        /// The file.
+        path: PathBuf,
+        /// The first table that differs.
+        table: String,
+        /// Rows in the file; `None` if it has no such table.
+        expected: Option<u64>,
+        /// Rows in the facet.
+        found: Option<u64>,
+    },
+}
+
+/// Rows of a table that may not be there.
+struct Counted(Option<u64>);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(1) => f.write_str("1 row"),
+            Some(rows) => write!(f, "{rows} rows"),
+            None => f.write_str("is not there"),
+        }
+    }
 }
 
 impl FileError {
@@ -118,7 +147,9 @@ impl FileError {
             Self::NotADatabase { .. } | Self::TooLarge { .. } | Self::Beside { .. } => {
                 HostErrorKind::InvalidInput
             }
-            Self::Damaged { .. } | Self::Differs { .. } => HostErrorKind::Corruption,
+            Self::Damaged { .. } | Self::Differs { .. } | Self::RowsDiffer { .. } => {
+                HostErrorKind::Corruption
+            }
             Self::Busy { .. } => HostErrorKind::Retry,
             Self::Sqlite { source, .. } => match source.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => HostErrorKind::NoSpace,

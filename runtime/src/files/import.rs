@@ -3,7 +3,7 @@
 //! The order of the steps matters:
 //! 1. The file's committed content is copied and checked (`source`). Nothing of it is in the store yet.
 //! 2. Its pages go into a facet with a name that nobody asks for, in one commit.
-//! 3. What is durable of it is read back and compared. If the renaming came first, a facet with
+//! 3. What is durable of it is read back and compared, page by page and, if asked, by counting rows. If the renaming came first, a facet with
 //!    another content could be found under the name.
 //! 4. It gets its name, in one record of the log. A crash before that leaves a facet under the other
 //!    name, which the next [`Host::open`](crate::Host::open) deletes.
@@ -19,8 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary_engine::{
     Error, Facet, FacetName, PageNo, PageSize, RootHash, RootHasher, Store, View,
 };
-use lapidary_vfs::{ROOT_HASH_MASK, root_hash_of_file};
+use lapidary_vfs::{ROOT_HASH_MASK, facet_uri, root_hash_of_file};
+use rusqlite::{Connection, OpenFlags};
 
+use super::rows::{Rows, compare, count_rows};
 use super::source::{Settled, settle};
 use super::{FileContent, FileError, FileProgress, FileStep, Listener, PAGES_PER_REPORT, tell};
 use crate::core_thread::Core;
@@ -50,6 +52,7 @@ pub enum ImportCheck {
 pub struct ImportOptions<'a> {
     check: ImportCheck,
     skip_equal: bool,
+    count_rows: bool,
     bytes_max: Option<u64>,
     scratch_directory: Option<PathBuf>,
     listener: Listener<'a>,
@@ -60,6 +63,7 @@ impl fmt::Debug for ImportOptions<'_> {
         f.debug_struct("ImportOptions")
             .field("check", &self.check)
             .field("skip_equal", &self.skip_equal)
+            .field("count_rows", &self.count_rows)
             .field("bytes_max", &self.bytes_max)
             .field("scratch_directory", &self.scratch_directory)
             .finish_non_exhaustive()
@@ -82,6 +86,14 @@ impl<'a> ImportOptions<'a> {
     /// than an error: so a list of files can be gone through again. Default: no.
     pub fn skip_equal(mut self, skip: bool) -> Self {
         self.skip_equal = skip;
+        self
+    }
+
+    /// Whether SQLite counts the rows of every table, in the file and in the facet, and the import is
+    /// refused if one differs. It reads both once more. Default: no; the root hash, which is always
+    /// compared, says the same of the pages.
+    pub fn count_rows(mut self, count: bool) -> Self {
+        self.count_rows = count;
         self
     }
 
@@ -113,6 +125,9 @@ pub struct Imported {
     pub content: FileContent,
     /// Whether it was there already: see [`ImportOptions::skip_equal`].
     pub was_there: bool,
+    /// Rows of all tables, if they were counted: see [`ImportOptions::count_rows`]. `None` of what was
+    /// there already.
+    pub rows: Option<u64>,
 }
 
 impl FacetHandle {
@@ -149,8 +164,14 @@ impl FacetHandle {
     /// included.
     pub fn import(&self, path: impl AsRef<Path>, options: ImportOptions<'_>) -> Result<Imported> {
         let path = path.as_ref();
-        let ImportOptions { check, skip_equal, bytes_max, scratch_directory, mut listener } =
-            options;
+        let ImportOptions {
+            check,
+            skip_equal,
+            count_rows,
+            bytes_max,
+            scratch_directory,
+            mut listener,
+        } = options;
         let host = &self.target.host;
         host.check_open(Some(&self.name))?;
         self.target.check_wait()?;
@@ -170,10 +191,15 @@ impl FacetHandle {
             if self.root_hash()? != root_hash {
                 return Err(taken().into());
             }
-            return Ok(Imported { content: content(&settled, root_hash), was_there: true });
+            return Ok(Imported {
+                content: content(&settled, root_hash),
+                was_there: true,
+                rows: None,
+            });
         }
         tell(&mut listener, FileStep::Checking, 0, settled.bytes());
         settled.check(check, path)?;
+        let expected_rows = if count_rows { Some(settled.rows(path)?) } else { None };
 
         let staged = Staged::create(&host.store)?;
         let buffer = host.mailboxes.len();
@@ -187,6 +213,9 @@ impl FacetHandle {
             if found != expected {
                 return Err(FileError::Differs { path: path.to_owned(), expected, found }.into());
             }
+            if let Some(expected) = &expected_rows {
+                compare(path, expected, &self.rows_of(&staged)?)?;
+            }
             tell(&mut listener, FileStep::Comparing, settled.bytes(), settled.bytes());
             Ok(expected)
         }));
@@ -194,13 +223,23 @@ impl FacetHandle {
             Ok(stored) => {
                 let root_hash = stored?;
                 self.publish(&staged)?;
-                Ok(Imported { content: content(&settled, root_hash), was_there: false })
+                let rows = expected_rows.map(|rows| rows.values().sum());
+                Ok(Imported { content: content(&settled, root_hash), was_there: false, rows })
             }
             Err(panic) => {
                 drop(staged);
                 panic::resume_unwind(panic)
             }
         }
+    }
+
+    /// The rows of what is staged, as SQLite finds them in the store.
+    fn rows_of(&self, staged: &Staged) -> Result<Rows> {
+        let vfs = self.target.host.registration.name();
+        let uri = format!("{}?vfs={vfs}", facet_uri(&staged.name));
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let counted = Connection::open_with_flags(uri, flags).and_then(|facet| count_rows(&facet));
+        Ok(counted?)
     }
 
     /// Step 4.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `source` | the committed content of a file, with what waits in its `-wal` or `-journal` |
 //! | `import` | a new facet from a file |
+//! | `rows` | rows of a file and of its facet, counted and compared |
 //! | `export` | a file from a version of a facet |
 //! | `salvage` | files from a store that may not open any more |
 //! | `new_file` | a file that is there as a whole or not at all |
@@ -13,6 +14,7 @@ mod error;
 mod export;
 mod import;
 mod new_file;
+mod rows;
 mod salvage;
 mod source;
 

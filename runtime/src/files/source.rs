@@ -20,6 +20,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::new_file::beside;
+use super::rows::{Rows, count_rows};
 use super::{FileError, FileStep, ImportCheck, Listener, PAGES_PER_REPORT, tell};
 
 /// SQLite's own VFS, in case the store's was made the default.
@@ -59,6 +60,13 @@ impl Settled {
             return Ok(());
         }
         Err(FileError::Damaged { path: source.to_owned(), detail: answer })
+    }
+
+    /// Its rows, table by table.
+    pub(super) fn rows(&self, source: &Path) -> Result<Rows, FileError> {
+        open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .and_then(|copy| count_rows(&copy))
+            .map_err(|error| FileError::sqlite(source, error))
     }
 }
 

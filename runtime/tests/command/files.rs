@@ -26,7 +26,7 @@ fn one_file_in_and_out() {
     database(&place.path("shop.sqlite"), 3);
     let said = place.ok(&["import", "s", "shop.sqlite", "--as", "tenants/acme"]);
     let hash = root_hash_of_file(place.path("shop.sqlite")).unwrap().to_string();
-    assert!(said.starts_with("imported tenants/acme: 8.00 KiB in 2 pages"), "{said}");
+    assert!(said.starts_with("imported tenants/acme: 8.00 KiB in 2 pages, 3 rows"), "{said}");
     assert!(said.contains(&hash), "{said}");
     assert_eq!(place.ok(&["sql", "s", "tenants/acme", "SELECT count(*) FROM t"]), "3\n");
 
@@ -67,6 +67,71 @@ fn a_directory_in_and_all_of_it_out_again_both_resumed() {
     place.ok(&["export", "s", "--all", "out", "--force"]);
 }
 
+/// Files as they are found where programs were killed, or still run: a write-ahead log that nobody has
+/// taken in, one that a program is writing to, a journal of a transaction that was not finished.
+#[test]
+fn a_directory_of_databases_in_use() {
+    let place = Place::new();
+    let path = |name: &str| place.path("in").join(name);
+    fs::create_dir(place.path("in")).unwrap();
+    let writer = Connection::open(path("open.db")).unwrap();
+    writer
+        .execute_batch(
+            "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x);
+             INSERT INTO t VALUES (1), (2); BEGIN IMMEDIATE; INSERT INTO t VALUES (3)",
+        )
+        .unwrap();
+    for suffix in ["", "-wal"] {
+        fs::copy(path(&format!("open.db{suffix}")), path(&format!("killed.db{suffix}"))).unwrap();
+    }
+    let unfinished = Connection::open(path("unfinished.db")).unwrap();
+    unfinished
+        .execute_batch(
+            "CREATE TABLE t(x); INSERT INTO t VALUES (1); PRAGMA cache_size=1; BEGIN;
+             INSERT INTO t SELECT zeroblob(3000) FROM
+                 (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 90)
+                  SELECT i FROM n)",
+        )
+        .unwrap();
+    for suffix in ["", "-journal"] {
+        fs::copy(path(&format!("unfinished.db{suffix}")), path(&format!("torn.db{suffix}")))
+            .unwrap();
+    }
+    drop(unfinished);
+
+    let imported = place.json(&["import", "s", "in", "--prefix", "tenants"]);
+    assert_eq!((&imported["imported"], &imported["failed"]), (&4.into(), &0.into()), "{imported}");
+    assert_eq!(imported["rows"], 2 + 2 + 1 + 1, "{imported}");
+    for (facet, rows) in [("open", 2), ("killed", 2), ("unfinished", 1), ("torn", 1)] {
+        let count = place.ok(&["sql", "s", &format!("tenants/{facet}"), "SELECT count(*) FROM t"]);
+        assert_eq!(count, format!("{rows}\n"), "{facet}");
+    }
+    // The files are as they were: the program goes on, and what was torn still is.
+    writer.execute_batch("COMMIT").unwrap();
+    assert!(path("killed.db-wal").exists() && path("torn.db-journal").exists());
+    // Again, now that one has changed: that one is refused, the others are skipped.
+    let again = place.run(&["import", "s", "in", "--prefix", "tenants"]);
+    again.failed(4, "facet tenants/open: exists already");
+    assert_eq!(again.out, "imported 0 facets, 0 B; 3 there already, 1 failed\n");
+
+    place.ok(&["export", "s", "--all", "out"]);
+    for (facet, rows) in [("open", 2), ("killed", 2), ("unfinished", 1), ("torn", 1)] {
+        let file = Connection::open(place.path(&format!("out/tenants/{facet}.sqlite"))).unwrap();
+        let count: i64 = file.query_row("SELECT count(*) FROM t", (), |row| row.get(0)).unwrap();
+        assert_eq!(count, rows, "{facet}");
+    }
+}
+
+#[test]
+fn rows_are_counted_with_the_full_check_alone() {
+    let place = Place::new();
+    database(&place.path("a.db"), 7);
+    let quick = place.json(&["import", "s", "a.db", "--as", "quick", "--check", "quick"]);
+    assert_eq!((&quick["imported"], &quick["rows"]), (&1.into(), &serde_json::Value::Null));
+    let full = place.json(&["import", "s", "a.db", "--as", "full"]);
+    assert_eq!((&full["rows"], &full["files"][0]["rows"]), (&7.into(), &7.into()));
+}
+
 #[test]
 fn the_bad_among_many_are_named_and_the_good_are_imported() {
     let place = Place::new();
@@ -76,7 +141,7 @@ fn the_bad_among_many_are_named_and_the_good_are_imported() {
     let ran = place.run(&["import", "s", "in/good.db", "in/bad.db", "in/absent.db"]);
     ran.failed(1, "in/bad.db: not a SQLite database");
     ran.failed(1, "in/absent.db");
-    assert_eq!(ran.out, "imported 1 facet, 8.00 KiB; 0 there already, 2 failed\n");
+    assert_eq!(ran.out, "imported 1 facet, 8.00 KiB, 1 row; 0 there already, 2 failed\n");
     assert_eq!(place.ok(&["ls", "s"]), "good\n");
     // The other content under that name is not touched.
     database(&place.path("other/good.db"), 2);
@@ -111,6 +176,38 @@ fn hundreds_at_once() {
     assert_eq!(place.ok(&["ls", "s", "agents"]).lines().count(), 300);
     assert_eq!(place.ok(&["sql", "s", "agents/299", "SELECT count(*) FROM t"]), "5\n");
     assert!(place.ok(&["verify", "s"]).contains("all well"));
+}
+
+#[test]
+fn ctrl_c_lets_an_import_and_an_export_come_to_an_orderly_end() {
+    let place = Place::new();
+    database(&place.path("in/0.db"), 5);
+    for number in 1..400 {
+        fs::copy(place.path("in/0.db"), place.path(&format!("in/{number}.db"))).unwrap();
+    }
+    fs::create_dir(place.path("scratch")).unwrap();
+    let import = ["import", "s", "in", "--prefix", "p", "--scratch", "scratch"];
+    // When the first copy is made, it is under way.
+    let stopped = place
+        .interrupted(&import, || fs::read_dir(place.path("scratch")).unwrap().next().is_some());
+    stopped.failed(130, "run the same again");
+    let imported = place.ok(&["ls", "s"]).lines().count();
+    assert!((1..400).contains(&imported), "{imported}");
+    assert!(stopped.out.starts_with(&format!("imported {imported} facet")), "{stopped:?}");
+    // Nothing is left of those that were being imported.
+    assert!(fs::read_dir(place.path("scratch")).unwrap().next().is_none());
+    let resumed = place.json(&import);
+    assert_eq!((&resumed["skipped"], &resumed["failed"]), (&imported.into(), &0.into()));
+    assert_eq!(resumed["imported"], 400 - imported);
+
+    let export = ["export", "s", "--all", "out"];
+    let stopped = place.interrupted(&export, || place.path("out/p/0.sqlite").exists());
+    stopped.failed(130, "run the same again");
+    let resumed = place.json(&export);
+    assert_eq!(resumed["failed"], 0);
+    let (exported, skipped) = (resumed["exported"].as_u64(), resumed["skipped"].as_u64());
+    assert!(skipped >= Some(1) && exported >= Some(1), "{exported:?} {skipped:?}");
+    assert_eq!(fs::read_dir(place.path("out/p")).unwrap().count(), 400);
 }
 
 #[test]

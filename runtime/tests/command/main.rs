@@ -12,7 +12,10 @@ mod time;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -95,6 +98,31 @@ impl Place {
         assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
         assert_eq!(ran.said, "", "{arguments:?}");
         ran.out
+    }
+
+    /// Runs it and presses Ctrl-C as soon as `now` says so.
+    fn interrupted(&self, arguments: &[&str], now: impl Fn() -> bool) -> Ran {
+        let child = command()
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !now() {
+            assert!(Instant::now() < deadline, "{arguments:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let process = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+        kill_process(process, Signal::INT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            said: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 
     /// As [`ok`](Self::ok), with `--json`.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::{Place, command};
@@ -54,6 +55,23 @@ impl Terminal {
 
     fn press(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// The signal that the terminal sends for Ctrl-C, again and again until it is answered: the first may
+    /// come before the statement has begun.
+    fn interrupt(&mut self) {
+        let process = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        for _ in 0..600 {
+            kill_process(process, Signal::INT).unwrap();
+            match self.screen.recv_timeout(Duration::from_millis(100)) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("it has ended: {:?}", self.seen),
+            }
+            if self.seen.contains("interrupted") {
+                return;
+            }
+        }
     }
 
     /// Waits until `text` is on the screen, after what was waited for before.
@@ -110,6 +128,43 @@ fn the_shell_completes_and_remembers() {
     shell.press("\u{1b}[A\u{1b}[A\r");
     shell.see("a*> ");
     shell.press("\u{4}");
+    assert_eq!(shell.end(), 0);
+}
+
+#[test]
+fn ctrl_c_ends_the_statement_and_not_the_shell() {
+    let place = Place::new();
+    place.facet("a");
+    let endless = "CREATE VIEW endless AS
+        WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i FROM n) SELECT i FROM n";
+    place.ok(&["sql", "s", "a", endless]);
+    let mut shell = Terminal::start(&place, &["sql", "s", "a"]);
+    shell.see("a> ");
+    for is_opened_anew in [false, true] {
+        if is_opened_anew {
+            // On another connection from here on.
+            shell.press(".as-of now\r");
+            // What is typed before the editor is ready again can be lost; that is what it says then.
+            shell.see("\u{1b}[?2004l");
+            shell.see("\u{1b}[?2004h");
+            shell.see("a> ");
+        }
+        // A view without an end; the line must fit into 80 columns, or the editor breaks it.
+        shell.press("SELECT count(*) FROM endless;\r");
+        shell.see("FROM endless;");
+        shell.interrupt();
+        shell.see("interrupted");
+        shell.see("a> ");
+    }
+    // One at the prompt gives up what was typed, and the next statement is none the worse.
+    shell.press("SELECT nonsense");
+    shell.see("nonsense");
+    shell.press("\u{3}");
+    shell.see("a> ");
+    shell.press("SELECT body FROM note WHERE id = 2;\r");
+    shell.see("bread");
+    shell.see("a> ");
+    shell.press(".quit\r");
     assert_eq!(shell.end(), 0);
 }
 
