@@ -36,6 +36,14 @@ examples:
 packaging:
     .ci/run packaging
 
+# The commands of the documents, in a fresh clone and an empty home: `just readme docs/TUTORIAL.md`.
+readme *DOCUMENTS:
+    tests/readme.sh {{DOCUMENTS}}
+
+# The documents as a book, in target/book.
+book:
+    .ci/run book
+
 # Instructions of the common things, against their limits.
 instructions:
     .ci/run instructions

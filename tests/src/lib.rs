@@ -44,4 +44,20 @@ pub mod world;
 mod documents {
     #[doc = include_str!("../../README.md")]
     struct Readme;
+    #[doc = include_str!("../../docs/EMBEDDING.md")]
+    struct Embedding;
+    #[doc = include_str!("../../docs/MIGRATING.md")]
+    struct Migrating;
+    #[doc = include_str!("../../docs/BACKUPS.md")]
+    struct Backups;
+    #[doc = include_str!("../../docs/TIME_TRAVEL.md")]
+    struct TimeTravel;
+    #[doc = include_str!("../../docs/QUOTAS.md")]
+    struct Quotas;
+    #[doc = include_str!("../../docs/TUNING.md")]
+    struct Tuning;
+    #[doc = include_str!("../../docs/MONITORING.md")]
+    struct Monitoring;
+    #[doc = include_str!("../../docs/ERRORS.md")]
+    struct Errors;
 }

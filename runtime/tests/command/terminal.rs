@@ -97,6 +97,14 @@ impl Terminal {
     }
 }
 
+/// What a test that fails leaves running would go on for ever.
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn the_shell_completes_and_remembers() {
     let place = Place::new();
