@@ -18,8 +18,9 @@
 # Shapes: digits of hashes, sizes with a unit, times and durations may be others than shown, and so may the
 # space between columns. Everything else is as shown.
 #
-# The home directory and the clone are in the directory `readme` of the build directory (target, or
-# CARGO_TARGET_DIR), and the clone builds there too, so that what other crates it needs is not built again.
+# The home directory, with the clone in it, is in the system's directory for temporary files: below the
+# repository, cargo would take a new package for a member of its workspace. It has the same name each time,
+# and the clone builds in the build directory (target, or CARGO_TARGET_DIR), so that little is built again.
 # Cargo's and rustup's own directories are the user's, but for what `cargo install` writes.
 set -euo pipefail
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -42,11 +43,15 @@ build="${CARGO_TARGET_DIR:-$repository/target}"
 mkdir -p "$build"
 build="$(cd "$build" && pwd)"
 export CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}"
-export HOME="$build/readme/home" BUILD="$build"
+place="${TMPDIR:-/tmp}/lapidary-readme-$(id -u)-$(cksum <<<"$repository" | cut -d' ' -f1)"
+export HOME="$place/home" BUILD="$build"
 export CARGO_INSTALL_ROOT="$HOME/.cargo" PATH="$HOME/.cargo/bin:$CARGO_HOME/bin:$PATH"
 unset CARGO_TARGET_DIR XDG_STATE_HOME XDG_DATA_HOME XDG_CONFIG_HOME LAPIDARY_HISTORY LAPIDARY_STORE
-rm -rf "$build/readme"
-mkdir -p "$HOME"
+rm -rf "$place"
+# Not if it is somebody else's.
+mkdir -m 700 "$place"
+trap 'rm -rf "$place"' EXIT
+mkdir "$HOME"
 clone="$HOME/lapidary"
 if [[ -n "$(git -C "$repository" status --porcelain)" ]]; then
     echo "note: what is not committed is not tried"
@@ -98,7 +103,7 @@ script_of() {
     ' "$1"
 }
 
-prelude="$build/readme/prelude.sh"
+prelude="$place/prelude.sh"
 cat >"$prelude" <<'PRELUDE'
 set -euo pipefail
 at() {
@@ -151,8 +156,8 @@ for document in "${documents[@]}"; do
     if [[ "$document" != README.md ]] && ! [[ -x "$HOME/.cargo/bin/lapidary" ]]; then
         (cd "$clone" && cargo install --quiet --locked --path runtime)
     fi
-    script="$build/readme/script.sh"
+    script="$place/script.sh"
     { cat "$prelude"; (cd "$clone" && script_of "$document"); } >"$script"
-    (cd "$clone" && document="$document" printed="$build/readme/printed" bash "$script" </dev/null)
+    (cd "$clone" && document="$document" printed="$place/printed" bash "$script" </dev/null)
 done
 echo "all commands do what the documents say"
