@@ -46,6 +46,14 @@ impl Interruption {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends the child that is running, which says nothing more then.
+    pub fn kill_child(&self) {
+        if let Some(child) = &mut *self.lock() {
+            // Fails only if the process has ended already.
+            let _ = child.kill();
+        }
+    }
+
     /// Waits for the child, which has closed its output.
     fn wait(&self) -> Result<std::process::ExitStatus> {
         if self.interrupted.load(Ordering::SeqCst) {

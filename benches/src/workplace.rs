@@ -29,10 +29,10 @@ pub fn end(program: &str, result: Result<ExitCode>) -> ExitCode {
 }
 
 /// Refuses a file of figures that could not be written: told before minutes of work, not after.
-pub fn check_json(json: Option<&Path>) -> Result<()> {
-    match json.and_then(Path::parent) {
+pub fn check_output(option: &str, file: Option<&Path>) -> Result<()> {
+    match file.and_then(Path::parent) {
         Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            Err(Failure::new(format!("--json: there is no directory {}", parent.display())))
+            Err(Failure::new(format!("{option}: there is no directory {}", parent.display())))
         }
         _ => Ok(()),
     }

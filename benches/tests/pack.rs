@@ -59,7 +59,8 @@ fn every_arm_has_every_figure_and_finds_its_turns_again() {
     let order = report["arms"].as_array().unwrap().iter().map(|arm| arm["arm"].as_str().unwrap());
     assert_eq!(order.collect::<Vec<_>>(), ARMS);
     assert_eq!(report["failed"], Value::Array(Vec::new()));
-    assert_eq!(report["workload"]["facets"], 40);
+    assert_eq!(report["workload"]["facets"], serde_json::json!([40]));
+    assert_eq!(report["command"], "pack --facets 40 --seconds 0.2 --json result.json --store work");
     assert!(report["machine"]["sqlite"].as_str().unwrap().starts_with("3."));
     for (name, arm) in &arms {
         assert_eq!(arm["facets"], 40);
@@ -153,6 +154,58 @@ fn a_template_that_is_no_database_is_named_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn the_page_names_every_arm_that_ran() {
+    let directory = tempfile::tempdir().unwrap();
+    let two = ["--facets", "5", "--seconds", "0.2", "--arms", "lapidary,sqlite-wal-full"];
+    figures(directory.path(), &[&two[..], &["--report", "pack.html"]].concat());
+    let page = std::fs::read_to_string(directory.path().join("pack.html")).unwrap();
+    let columns = "<th scope=\"col\">lapidary</th><th scope=\"col\">sqlite-wal-full</th>";
+    assert!(page.contains(columns), "{page}");
+    assert!(page.contains("How long a turn took"));
+    assert!(page.contains("$ pack --facets 5 --seconds 0.2"));
+
+    let refused = pack(directory.path(), &["--report", "absent/pack.html"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--report: there is no directory absent"));
+}
+
+#[test]
+fn a_sweep_has_figures_at_every_count_and_says_what_it_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let sweep = ["--sweep", "60,6", "--seconds", "0.1", "--arms", "lapidary,sqlite-memory-off"];
+    let more = ["--open-max", "20", "--plots", "plots", "--report", "sweep.html"];
+    let (report, _) = figures(directory.path(), &[&sweep[..], &more].concat());
+    let ran: Vec<_> = report["arms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|arm| (arm["facets"].as_u64().unwrap(), arm["arm"].as_str().unwrap()))
+        .collect();
+    let arms = ["lapidary", "sqlite-memory-off"];
+    assert_eq!(ran, [(6, arms[0]), (6, arms[1]), (60, arms[0]), (60, arms[1])]);
+    for arm in report["arms"].as_array().unwrap() {
+        let facets = arm["facets"].as_u64().unwrap();
+        assert!(arm["connections_open"].as_u64().unwrap() <= facets.min(20), "{arm}");
+        assert!(number(arm, "elapsed_s") > 0.0);
+    }
+    let plot = std::fs::read_to_string(directory.path().join("plots/sweep-memory.svg")).unwrap();
+    assert!(plot.contains("facets (log scale)"), "{plot}");
+    let page = std::fs::read_to_string(directory.path().join("sweep.html")).unwrap();
+    assert!(page.contains("Against the number of facets") && page.contains("60 facets"));
+
+    // A time that nothing can keep to: left out, and said so, and no failure.
+    let hurried = ["--sweep", "3000,4000", "--seconds", "5", "--time-max", "0.2"];
+    let (report, _) = figures(directory.path(), &[&hurried[..], &["--arms", "lapidary"]].concat());
+    assert_eq!(report["arms"], Value::Array(Vec::new()));
+    for (skipped, facets) in report["skipped"].as_array().unwrap().iter().zip([3000, 4000]) {
+        assert_eq!(skipped["facets"], facets);
+        let reason = skipped["reason"].as_str().unwrap();
+        assert!(reason.contains("--time-max"), "{reason}");
+    }
+    assert_eq!(report["skipped"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn kept_files_are_real_databases() {
     let directory = tempfile::tempdir().unwrap();
     let output = pack(
@@ -171,7 +224,7 @@ fn kept_files_are_real_databases() {
     );
     let stderr = text(&output.stderr);
     let kept = stderr.trim().strip_prefix("kept: ").unwrap_or_else(|| panic!("{stderr}"));
-    let file = directory.path().join(kept).join("sqlite-memory-off/agent-0000002.sqlite");
+    let file = directory.path().join(kept).join("sqlite-memory-off-3/agent-0000002.sqlite");
     let turns: i64 = Connection::open(file)
         .unwrap()
         .query_row("SELECT count(*) FROM messages", [], |row| row.get(0))

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Salvage(crate::check::Salvage),
     /// Give back space that is not needed
     Compact(crate::store::Compact),
+    /// Compare a store with a SQLite file for each facet, on this machine
+    Bench(crate::bench::Bench),
     /// Print a script that completes this command in a shell
     Completions(crate::generate::Completions),
     /// Write manual pages

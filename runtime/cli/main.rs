@@ -10,11 +10,13 @@
 //! | `import`, `export` | SQLite files in and out, one or thousands |
 //! | `check` | `verify`, `salvage` |
 //! | `shell` | `sql` |
+//! | `bench` | `bench`: a store next to a SQLite file for each facet |
 //! | `generate` | `completions`, `man` |
 //! | `failure`, `interrupt` | errors and exit codes; Ctrl-C |
 //! | `output`, `progress`, `units` | what is printed and how |
 
 mod arguments;
+mod bench;
 mod check;
 mod export;
 mod facets;
@@ -70,6 +72,7 @@ fn run(command: Command, output: &mut Output) -> Outcome {
         Command::Verify(arguments) => check::verify(&arguments, output),
         Command::Salvage(arguments) => check::salvage(&arguments, output),
         Command::Compact(arguments) => store::compact(&arguments, output),
+        Command::Bench(arguments) => bench::run(&arguments, output),
         Command::Completions(arguments) => generate::completions(&arguments, output),
         Command::Man(arguments) => generate::man(&arguments, output),
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,20 @@ Examples:
                                             one thread each: the latency of one durable turn
   pack --template shop.sqlite --facets 200  every facet starts as a copy of your own database
   pack --json result.json --store /mnt/fast figures to a file, files on another disk
+  pack --report pack.html                   figures and plots as a page for the browser
+  pack --seconds 1 --sweep 100,1000,10000 --report sweep.html
+                                            what a facet costs, against how many there are
 
 Every arm runs in a process of its own on the same CPUs, then a second process counts every
-acknowledged turn again. The exit code is 1 if an arm fails or a turn is missing.";
+acknowledged turn again. The exit code is 1 if an arm fails or a turn is missing; an arm that a sweep
+leaves out is named with the reason, and does not count as failed.";
+
+/// Of a sweep, unless the command line says otherwise. Memory for as many connections is what a
+/// machine of 16 GiB has; files beyond that are opened as they are needed.
+const SWEEP_OPEN_MAX: u32 = 20_000;
+/// Of a sweep, unless the command line says otherwise, in seconds. Ten thousand files take a minute
+/// or two to make where a sync takes a fraction of a millisecond; a hundred thousand do not fit.
+const SWEEP_TIME_MAX: f64 = 300.0;
 
 /// Packs thousands of small SQLite databases and measures what that costs, next to stock SQLite.
 #[derive(Parser, Clone, Debug)]
@@ -26,7 +38,25 @@ pub(crate) struct Arguments {
     /// Databases ("facets") per arm
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub(crate) facets: u32,
+    facets: u32,
+
+    /// Run the arms at each of these facet counts, separated by commas, and show what a facet costs
+    /// against their number. An arm that cannot run at a count, for want of time, memory or disk,
+    /// is left out there, and the reason given
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "facets",
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    sweep: Vec<u32>,
+
+    /// Longest that an arm may take at a facet count. Where an earlier count tells that it would
+    /// take longer, it is left out; otherwise it is stopped. Only in a sweep
+    #[arg(long, value_name = "SECONDS", default_value_t = SWEEP_TIME_MAX, value_parser = seconds,
+          requires = "sweep")]
+    time_max: f64,
+
+    /// Connections that an arm keeps open at most, in all its threads together; past that the
+    /// least recently used one is closed [default: all facets; 20,000 in a sweep]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    open_max: Option<u32>,
 
     /// Length of the timed phase of turns; reads get a third of it
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
@@ -44,6 +74,14 @@ pub(crate) struct Arguments {
     /// Write the figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+
+    /// Write the figures to this file as a page of HTML with plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Write each plot to this directory, which is created, as a file of SVG
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plots: Option<PathBuf>,
 
     /// Directory (so also disk) to work in; what is made there is removed at the end
     /// [default: target/pack below the current directory]
@@ -80,6 +118,34 @@ pub(crate) struct Arguments {
     /// Serve one stage of one arm: the assignment comes on standard input.
     #[arg(long, hide = true)]
     pub(crate) serve_stage: bool,
+}
+
+impl Arguments {
+    /// The facet counts, ascending: one, or those of the sweep.
+    pub(crate) fn facet_counts(&self) -> Vec<u32> {
+        if !self.is_sweep() {
+            return vec![self.facets];
+        }
+        let mut counts = self.sweep.clone();
+        counts.sort_unstable();
+        counts.dedup();
+        counts
+    }
+
+    pub(crate) fn is_sweep(&self) -> bool {
+        !self.sweep.is_empty()
+    }
+
+    /// Connections that an arm of `facets` databases keeps open at most.
+    pub(crate) fn open_max(&self, facets: u32) -> u32 {
+        let default = if self.is_sweep() { SWEEP_OPEN_MAX } else { u32::MAX };
+        self.open_max.unwrap_or(default).min(facets)
+    }
+
+    /// How long an arm may take at a facet count; without a sweep, as long as it does.
+    pub(crate) fn time_max(&self) -> Option<Duration> {
+        self.is_sweep().then(|| Duration::from_secs_f64(self.time_max))
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -145,6 +211,11 @@ impl ArmName {
         }
     }
 
+    /// Is every database a file?
+    pub(crate) fn is_files(self) -> bool {
+        matches!(self, Self::SqliteWalFull | Self::SqliteWalNormal | Self::SqliteMemoryOff)
+    }
+
     /// Is there something on disk that can be opened again?
     pub(crate) fn is_stored(self) -> bool {
         self != Self::SqliteInmem
@@ -174,7 +245,9 @@ mod tests {
     #[test]
     fn defaults() {
         let arguments = parse("pack").unwrap();
-        assert_eq!(arguments.facets, 1000);
+        assert_eq!(arguments.facet_counts(), [1000]);
+        assert_eq!(arguments.time_max(), None);
+        assert_eq!(arguments.open_max(1000), 1000);
         assert_eq!(arguments.seconds, 3.0);
         assert_eq!(arguments.arms, ArmName::ALL);
         assert_eq!(arguments.in_flight, 256);
@@ -187,6 +260,18 @@ mod tests {
     fn arms_are_a_list_in_the_order_given() {
         let arguments = parse("pack --arms sqlite-inmem,lapidary").unwrap();
         assert_eq!(arguments.arms, [ArmName::SqliteInmem, ArmName::Lapidary]);
+    }
+
+    #[test]
+    fn a_sweep_ascends_and_is_bounded() {
+        let arguments = parse("pack --sweep 100000,100,100").unwrap();
+        assert_eq!(arguments.facet_counts(), [100, 100_000]);
+        assert_eq!(arguments.open_max(100), 100);
+        assert_eq!(arguments.open_max(100_000), SWEEP_OPEN_MAX);
+        assert_eq!(arguments.time_max(), Some(Duration::from_secs(300)));
+        let arguments = parse("pack --sweep 100 --open-max 7 --time-max 2.5").unwrap();
+        assert_eq!(arguments.open_max(100), 7);
+        assert_eq!(arguments.time_max(), Some(Duration::from_millis(2500)));
     }
 
     #[test]
@@ -210,6 +295,10 @@ mod tests {
             "pack --in-flight 0",
             "pack --arms lapidary,postgres",
             "pack --descriptors 3",
+            "pack --sweep 0,100",
+            "pack --sweep 100 --facets 100",
+            "pack --time-max 60",
+            "pack --open-max 0",
             "pack extra",
         ] {
             assert!(parse(line).is_err(), "{line}");

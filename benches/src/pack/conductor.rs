@@ -2,20 +2,22 @@
 //! own, shows how far they are, and puts their figures together.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use lapidary_benches::child::Interruption;
 use lapidary_benches::failure::{Doing as _, Failure, Result};
-use lapidary_benches::machine::{Machine, memory_mib};
+use lapidary_benches::machine::Machine;
 use lapidary_benches::process::allowed_cpus;
 use lapidary_benches::workplace;
 
 use crate::arguments::{Arguments, ArmName};
 use crate::arms::Setting;
-use crate::report::{ArmReport, FailedArm, Report, TemplateUsed, Workload};
+use crate::reach::{Means, lacks};
+use crate::report::{ArmReport, Missing, Report, TemplateUsed, Workload};
 use crate::stage::{Assignment, Faults, Message, Stage};
-use crate::template::{self, Template};
+use crate::template;
 
 /// Default directory, below the current one.
 const WORK_DIRECTORY: &str = "target/pack";
@@ -33,7 +35,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
             allowed.len()
         )));
     }
-    workplace::check_json(arguments.json.as_deref())?;
+    workplace::check_output("--json", arguments.json.as_deref())?;
+    workplace::check_output("--report", arguments.report.as_deref())?;
 
     let parent = arguments.store.clone().unwrap_or_else(|| PathBuf::from(WORK_DIRECTORY));
     let work = workplace::work_directory(&parent)?;
@@ -42,17 +45,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     let machine = Machine::describe(work.path(), arguments.descriptors)?;
     let template = match &arguments.template {
         None => None,
-        Some(source) => {
-            let template = template::prepare(source, work.path())?;
-            check_space(&template, arguments.facets, work.path())?;
-            Some(template)
-        }
+        Some(source) => Some(template::prepare(source, work.path())?),
     };
+    let counts = arguments.facet_counts();
     let mut report = Report {
+        command: command_line(std::env::args()),
         machine,
         workload: Workload {
             name: "agent memory".to_owned(),
-            facets: arguments.facets,
+            facets: counts.clone(),
             seconds: arguments.seconds,
             cores,
             in_flight: arguments.in_flight,
@@ -68,20 +69,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
         },
         arms: Vec::new(),
         failed: Vec::new(),
+        skipped: Vec::new(),
     };
 
     let arms = without_repetition(&arguments.arms);
-    let bar = workplace::progress_bar(arms.len() as u64 * STEPS);
+    let runs: Vec<(u32, ArmName)> =
+        counts.iter().flat_map(|&facets| arms.iter().map(move |&arm| (facets, arm))).collect();
+    let bar = workplace::progress_bar(runs.len() as u64 * STEPS);
     let mut lost_something = false;
-    for (index, &arm) in arms.iter().enumerate() {
-        let directory = work.path().join(arm.as_str());
+    for (index, &(facets, arm)) in runs.iter().enumerate() {
+        let directory = work.path().join(format!("{arm}-{facets}"));
         fs::create_dir(&directory).doing(|| format!("creating {}", directory.display()))?;
         let assignment = Assignment {
             stage: Stage::Load,
             setting: Setting {
                 arm,
                 directory: directory.clone(),
-                facets: arguments.facets,
+                facets,
+                open_max: arguments.open_max(facets),
                 cpus: allowed[..cores].to_vec(),
                 in_flight: arguments.in_flight,
                 mmap_mib: arguments.mmap_mib,
@@ -92,17 +97,37 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
             descriptors: arguments.descriptors,
             acknowledged: Vec::new(),
         };
-        let runner =
-            Runner { bar: &bar, first_step: index as u64 * STEPS, interruption: &interruption };
-        match runner.run_arm(assignment) {
+        let lack = if arguments.is_sweep() || template.is_some() {
+            let means = Means::now(&directory, arguments.time_max())?;
+            lacks(&assignment.setting, report.last_of(arm), timed_s(arguments.seconds), means)
+        } else {
+            None
+        };
+        let runner = Runner {
+            bar: &bar,
+            first_step: index as u64 * STEPS,
+            interruption: &interruption,
+            time_max: arguments.time_max(),
+            started: Instant::now(),
+        };
+        let result = match lack {
+            None => runner.run_arm(assignment),
+            Some(lack) if arguments.is_sweep() => Err(NoFigures::Skipped(lack.to_string())),
+            Some(lack) => Err(NoFigures::Failed(lack.to_string())),
+        };
+        let missing = |reason| Missing { arm, facets, reason };
+        match result {
             Ok(figures) => report.arms.push(figures),
-            Err(ArmFailure { reason, faults }) => {
-                lost_something |= faults;
-                report.failed.push(FailedArm { arm, reason: reason.to_string() });
+            Err(NoFigures::Skipped(reason)) => report.skipped.push(missing(reason)),
+            Err(NoFigures::Failed(reason)) => report.failed.push(missing(reason)),
+            Err(NoFigures::Lost(reason)) => {
+                lost_something = true;
+                report.failed.push(missing(reason));
             }
         }
         bar.set_position((index as u64 + 1) * STEPS);
         if !arguments.keep && !lost_something {
+            bar.set_message(format!("{arm}: removing what it made"));
             fs::remove_dir_all(&directory).doing(|| format!("removing {}", directory.display()))?;
             // What the disk still has to do for this arm is not to slow the next one down.
             rustix::fs::sync();
@@ -113,15 +138,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     Ok(report)
 }
 
-/// Why an arm has no figures; `faults`: because it lost something.
-struct ArmFailure {
-    reason: Failure,
-    faults: bool,
+/// What was typed, with the program's name alone in place of its path.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let mut words = vec!["pack".to_owned()];
+    words.extend(arguments.skip(1).map(|word| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=".contains(c);
+        let is_plain = !word.is_empty() && word.chars().all(plain);
+        if is_plain { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    }));
+    words.join(" ")
 }
 
-impl From<Failure> for ArmFailure {
+/// Length of the phases that take as long as they are told to: turns, a warm-up, reads.
+fn timed_s(seconds: f64) -> f64 {
+    seconds + (seconds / 4.0).min(0.5) + seconds / 3.0
+}
+
+/// Why an arm has no figures.
+enum NoFigures {
+    /// A sweep goes on without them.
+    Skipped(String),
+    Failed(String),
+    /// Something that was acknowledged is not there.
+    Lost(String),
+}
+
+impl From<Failure> for NoFigures {
     fn from(reason: Failure) -> Self {
-        Self { reason, faults: false }
+        Self::Failed(reason.to_string())
     }
 }
 
@@ -129,22 +173,21 @@ struct Runner<'a> {
     bar: &'a ProgressBar,
     first_step: u64,
     interruption: &'a Interruption,
+    time_max: Option<Duration>,
+    started: Instant,
 }
 
 impl Runner<'_> {
-    fn run_arm(&self, mut assignment: Assignment) -> Result<ArmReport, ArmFailure> {
+    fn run_arm(&self, mut assignment: Assignment) -> Result<ArmReport, NoFigures> {
         let arm = assignment.setting.arm;
         let facets = assignment.setting.facets;
-        if arm == ArmName::SqliteInmem {
-            check_memory(&assignment.setting)?;
-        }
         let loaded = match self.run_stage(&assignment)? {
             Message::Loaded(loaded) => loaded,
             other => return Err(unexpected(&other).into()),
         };
         refuse_faults(&loaded.faults, &assignment.setting)?;
         if !arm.is_stored() {
-            return Ok(ArmReport::new(arm, facets, &loaded, None));
+            return Ok(ArmReport::new(arm, facets, &loaded, None, self.started.elapsed()));
         }
         assignment.stage = Stage::Verify;
         assignment.acknowledged.clone_from(&loaded.acknowledged);
@@ -153,27 +196,37 @@ impl Runner<'_> {
             other => return Err(unexpected(&other).into()),
         };
         refuse_faults(&verified.faults, &assignment.setting)?;
-        Ok(ArmReport::new(arm, facets, &loaded, Some(&verified)))
+        Ok(ArmReport::new(arm, facets, &loaded, Some(&verified), self.started.elapsed()))
     }
 
-    /// Runs one stage in a process of its own, to its last message.
-    fn run_stage(&self, assignment: &Assignment) -> Result<Message> {
-        let arm = assignment.setting.arm;
+    /// Runs one stage in a process of its own, to its last message or the end of its time.
+    fn run_stage(&self, assignment: &Assignment) -> Result<Message, NoFigures> {
+        let Setting { arm, facets, .. } = assignment.setting;
         let mut last = None;
-        let listen = |message: Message| {
-            if let Message::Progress { fraction, doing } = &message {
-                self.bar.set_position(self.first_step + step(*fraction));
-                self.bar.set_message(format!("{arm}: {doing}"));
-            } else {
-                last = Some(message);
+        let mut overtaken_while = None;
+        let listen = |message: Message| match message {
+            Message::Progress { fraction, doing } => {
+                self.bar.set_position(self.first_step + step(fraction));
+                self.bar.set_message(format!("{facets} facets, {arm}: {doing}"));
+                if self.time_max.is_some_and(|time_max| self.started.elapsed() > time_max) {
+                    self.interruption.kill_child();
+                    overtaken_while.get_or_insert(doing);
+                }
             }
+            message => last = Some(message),
         };
         let status =
             self.interruption.run_child(arm.as_str(), "--serve-stage", assignment, listen)?;
         match last {
-            Some(Message::Failed(reason)) => Err(Failure::new(reason)),
+            Some(Message::Failed(reason)) => Err(NoFigures::Failed(reason)),
             Some(message) if status.success() => Ok(message),
-            _ => Err(Failure::new(format!("its process ended early: {status}"))),
+            _ => Err(match (overtaken_while, self.time_max) {
+                (Some(doing), Some(time_max)) => NoFigures::Skipped(format!(
+                    "stopped at \"{doing}\" after the {} s that --time-max allows",
+                    time_max.as_secs_f64()
+                )),
+                _ => NoFigures::Failed(format!("its process ended early: {status}")),
+            }),
         }
     }
 }
@@ -188,7 +241,7 @@ fn unexpected(message: &Message) -> Failure {
     Failure::new(format!("its process gave an answer to another question: {message:?}"))
 }
 
-fn refuse_faults(faults: &Faults, setting: &Setting) -> Result<(), ArmFailure> {
+fn refuse_faults(faults: &Faults, setting: &Setting) -> Result<(), NoFigures> {
     if faults.count == 0 {
         return Ok(());
     }
@@ -198,7 +251,7 @@ fn refuse_faults(faults: &Faults, setting: &Setting) -> Result<(), ArmFailure> {
         reason.push_str(&fault.to_string());
     }
     reason.push_str(&format!("\n  kept for examination: {}", setting.directory.display()));
-    Err(ArmFailure { reason: Failure::new(reason), faults: true })
+    Err(NoFigures::Lost(reason))
 }
 
 fn without_repetition(arms: &[ArmName]) -> Vec<ArmName> {
@@ -209,41 +262,6 @@ fn without_repetition(arms: &[ArmName]) -> Vec<ArmName> {
         }
     }
     unique
-}
-
-/// Copies of a large template could fill the disk; better said before than met half-way.
-fn check_space(template: &Template, facets: u32, directory: &Path) -> Result<()> {
-    let space = rustix::fs::statvfs(directory)
-        .doing(|| format!("asking for the free space at {}", directory.display()))?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    // Half as much again for logs and growth.
-    let needed = template.bytes.saturating_mul(u64::from(facets)).saturating_mul(3) / 2;
-    if needed > free {
-        return Err(Failure::new(format!(
-            "{facets} copies of the template need about {} MiB, {} has {} MiB free: give fewer \
-             --facets or another disk with --store",
-            needed >> 20,
-            directory.display(),
-            free >> 20
-        )));
-    }
-    Ok(())
-}
-
-fn check_memory(setting: &Setting) -> Result<()> {
-    let Some((template, available)) = setting.template.as_ref().zip(memory_mib("MemAvailable"))
-    else {
-        return Ok(());
-    };
-    let needed = (template.bytes.saturating_mul(u64::from(setting.facets)) >> 20) * 3 / 2;
-    if needed > available {
-        return Err(Failure::new(format!(
-            "{} copies of the template need about {needed} MiB of memory, {available} MiB are \
-             available: give fewer --facets",
-            setting.facets
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -258,17 +276,9 @@ mod tests {
     }
 
     #[test]
-    fn copies_that_cannot_fit_are_refused_beforehand() {
-        let directory = tempfile::tempdir().unwrap();
-        let template = Template {
-            path: PathBuf::new(),
-            wal_path: PathBuf::new(),
-            page_bytes: 4096,
-            bytes: 1 << 40,
-        };
-        let message = check_space(&template, 1_000_000, directory.path()).unwrap_err().to_string();
-        assert!(message.contains("--facets"), "{message}");
-        let small = Template { bytes: 4096, ..template };
-        check_space(&small, 1, directory.path()).unwrap();
+    fn the_command_line_can_be_typed_again() {
+        let arguments = ["/usr/bin/pack", "--sweep", "1,2", "--store", "a b", "it's"];
+        let typed = command_line(arguments.map(str::to_owned).into_iter());
+        assert_eq!(typed, r"pack --sweep 1,2 --store 'a b' 'it'\''s'");
     }
 }

@@ -1,51 +1,25 @@
 //! The packing benchmark: thousands of small SQLite databases on one machine, the same work done
 //! by Lapidary and by stock SQLite ("arms") in one run.
 //!
-//! # How each figure is measured
-//!
-//! Every arm runs in processes of its own ([`stage`]), restricted to the same CPUs, with the same
-//! SQLite build, the same process-wide settings of SQLite (malloc statistics off, no page
-//! allocation ahead, small lookaside), the same prepared statements ([`sql`]) and the same bodies
-//! from the same seed ([`workload`]). The stock arms and `lapidary-vfs` have one thread per CPU,
-//! pinned, each serving its share of the facets one call at a time. In `lapidary` the host's
-//! threads are pinned, one per CPU, and as many client threads keep `--in-flight` calls each
-//! outstanding: many agents, each awaiting its own reply. Clients, flushes and checkpoints share
-//! the same CPUs. `--in-flight 1` shows the host with one patient caller per CPU.
-//!
-//! | figure | is |
-//! |---|---|
-//! | creates/s | facets made, with tables and index, per second; as durable as the arm's turns |
-//! | turns/s, p50, p99 | transactions acknowledged per second; from request to acknowledgement |
-//! | turn CPU | CPU time of the process, all threads, per turn of the timed phase |
-//! | reads/s | the ten newest messages of a random facet, each row looked at |
-//! | cold open + read | one call at a time on a facet nobody has open; the kernel's page cache is warm |
-//! | resident KiB per open facet | growth of resident memory since before the store was opened, with all facets open after the turns, divided by open connections; page images and the store itself included |
-//! | descriptors per open facet | growth of `/proc/self/fd`, divided likewise |
-//! | disk KiB per facet, created | as in use, before the first turn |
-//! | disk KiB per facet, in use | files with `-wal` and `-shm` while open; for Lapidary what the last checkpoint refers to, and the log since. It grows with the turns an arm managed to do, which differ: compare arms with "turns found again, per facet" in view |
-//! | disk KiB per facet, allocated | blocks the file system gave to all those files; for Lapidary all segment files |
-//! | disk KiB per facet, closed | as in use, after an orderly close |
-//! | bytes written per turn | stock: bytes passed to write calls (`wchar`; the `-shm` mapping is not counted). Lapidary: bytes written to the log with padding; filling segments ahead is `filled_bytes_per_turn` |
-//! | `device_bytes_per_turn` | JSON only: `write_bytes` of the kernel, whole dirtied pages |
-//! | store open | after a process that ended without closing: recovery included |
-//!
-//! At the end a second process opens what the first left behind without closing it, and compares
-//! the number of turns and the bytes of their bodies in every facet with what was acknowledged; of
-//! some, SQLite checks the integrity. A difference fails the run, names the facet, and keeps the
-//! files.
+//! How each figure is measured says [`measured`].
 //!
 //! # Reading map
 //!
-//! [`arguments`] -> [`conductor`] (parent process) -> [`stage`] (arm's process) -> [`crew`] (its
-//! threads) -> [`load`] (requests, replies, clocks) -> [`arms`] and [`pool`]; then [`report`] and
-//! [`table`].
+//! [`arguments`] -> [`conductor`] (parent process, with [`reach`]) -> [`stage`] (arm's process) ->
+//! [`crew`] (its threads) -> [`load`] (requests, replies, clocks) -> [`arms`] and [`pool`]; then
+//! [`report`], [`table`], and [`page`] with [`figures`] and [`plots`].
 
 mod arguments;
 mod arms;
 mod conductor;
 mod crew;
+mod figures;
 mod load;
+mod measured;
+mod page;
+mod plots;
 mod pool;
+mod reach;
 mod report;
 mod sql;
 mod stage;
@@ -75,6 +49,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let report = conductor::run(arguments)?;
     println!("{}", table::render_heading(&report));
     println!("{}", table::render(&report));
+    if let Some(path) = &arguments.report {
+        page::write(path, &report)?;
+    }
+    if let Some(directory) = &arguments.plots {
+        page::write_plots(directory, &report)?;
+    }
     if let Some(path) = &arguments.json {
         workplace::write_json(path, &report)?;
     }

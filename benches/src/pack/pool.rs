@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hashlink::LinkedHashMap;
 use rusqlite::Connection;
 
 use lapidary_benches::failure::{Failure, Result};
@@ -26,22 +27,14 @@ pub(crate) trait Opener: Send {
     }
 }
 
-struct Slot {
-    connection: Connection,
-    used_at: u64,
-}
-
 /// A client with a pool of connections.
 pub(crate) struct Pool<O> {
     opener: O,
     statements: &'static Statements,
     share: Share,
-    /// By ordinal within the share.
-    slots: Vec<Option<Box<Slot>>>,
-    /// Ordinals of the slots that are taken.
-    open: Vec<usize>,
+    /// By ordinal within the share, the least recently used first.
+    open: LinkedHashMap<usize, Connection>,
     open_max: usize,
-    uses: u64,
     /// Connections open in all pools of the arm.
     open_in_arm: Arc<AtomicUsize>,
 }
@@ -54,41 +47,32 @@ impl<O: Opener> Pool<O> {
         open_max: usize,
         open_in_arm: Arc<AtomicUsize>,
     ) -> Self {
-        let slots = (0..share.len()).map(|_| None).collect();
-        Self {
-            opener,
-            statements,
-            share,
-            slots,
-            open: Vec::new(),
-            open_max: open_max.max(1),
-            uses: 0,
-            open_in_arm,
-        }
+        let open_max = open_max.max(1);
+        // As it were after all are open: growing is no part of a creation or an opening.
+        let open = LinkedHashMap::with_capacity(open_max.min(share.len()));
+        Self { opener, statements, share, open, open_max, open_in_arm }
     }
 
     fn serve(&mut self, request: &Request) -> Result<Reply> {
         let facet = request.facet();
         let ordinal = self.share.ordinal(facet);
-        if self.slots[ordinal].is_none() {
-            if self.open.len() >= self.open_max {
-                self.close_least_recently_used()?;
+        if !self.open.contains_key(&ordinal) {
+            if self.open.len() >= self.open_max
+                && let Some((oldest, connection)) = self.open.pop_front()
+            {
+                self.close(oldest, connection)?;
             }
             let connection = if matches!(request, Request::Create(_)) {
                 self.opener.create(facet)?
             } else {
                 self.opener.open(facet)?
             };
-            self.slots[ordinal] = Some(Box::new(Slot { connection, used_at: 0 }));
-            self.open.push(ordinal);
+            self.open.insert(ordinal, connection);
             self.open_in_arm.fetch_add(1, Ordering::Relaxed);
         }
-        self.uses += 1;
-        let Some(slot) = &mut self.slots[ordinal] else {
-            unreachable!("the slot was filled above")
+        let Some(connection) = self.open.to_back(&ordinal) else {
+            unreachable!("the connection was opened above")
         };
-        slot.used_at = self.uses;
-        let connection = &slot.connection;
         let statements = self.statements;
         let reply = match request {
             Request::Create(_) => Ok(Reply::Done),
@@ -105,24 +89,11 @@ impl<O: Opener> Pool<O> {
         })
     }
 
-    fn close_least_recently_used(&mut self) -> Result<()> {
-        let used_at = |&ordinal: &usize| self.slots[ordinal].as_ref().map(|slot| slot.used_at);
-        let oldest = (0..self.open.len()).min_by_key(|&index| used_at(&self.open[index]));
-        match oldest {
-            Some(index) => self.close(index),
-            None => Ok(()),
-        }
-    }
-
-    fn close(&mut self, index: usize) -> Result<()> {
-        let ordinal = self.open.swap_remove(index);
+    fn close(&self, ordinal: usize, connection: Connection) -> Result<()> {
         self.open_in_arm.fetch_sub(1, Ordering::Relaxed);
-        match self.slots[ordinal].take() {
-            None => Ok(()),
-            Some(slot) => slot.connection.close().map_err(|(_, error)| {
-                Failure::new(format!("closing {}: {error}", self.share.facet(ordinal).name()))
-            }),
-        }
+        connection.close().map_err(|(_, error)| {
+            Failure::new(format!("closing {}: {error}", self.share.facet(ordinal).name()))
+        })
     }
 }
 
@@ -133,8 +104,8 @@ impl<O: Opener> Client for Pool<O> {
             load.done(&request, started, reply);
             if let Request::ReadCold(facet) = request {
                 let ordinal = self.share.ordinal(facet);
-                if let Some(index) = self.open.iter().position(|&open| open == ordinal) {
-                    self.close(index)?;
+                if let Some(connection) = self.open.remove(&ordinal) {
+                    self.close(ordinal, connection)?;
                 }
             }
         }

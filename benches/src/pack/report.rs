@@ -1,8 +1,10 @@
 //! The figures of a run, as `--json` writes them.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use lapidary_benches::latency::Percentiles;
+use lapidary_benches::latency::{CurvePoint, Percentiles};
 use lapidary_benches::machine::Machine;
 use lapidary_benches::numbers::{float, rounded};
 
@@ -12,18 +14,51 @@ use crate::stage::{Loaded, Verified};
 /// A whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
+    /// What was typed.
+    pub(crate) command: String,
     pub(crate) machine: Machine,
     pub(crate) workload: Workload,
+    /// An entry for each arm at each facet count.
     pub(crate) arms: Vec<ArmReport>,
-    /// Arms without figures, and why.
-    pub(crate) failed: Vec<FailedArm>,
+    /// Arms that could not be measured, or lost something.
+    pub(crate) failed: Vec<Missing>,
+    /// Arms that a sweep left out.
+    pub(crate) skipped: Vec<Missing>,
+}
+
+impl Report {
+    pub(crate) fn is_sweep(&self) -> bool {
+        self.workload.facets.len() > 1
+    }
+
+    /// The arms that have figures at a facet count.
+    pub(crate) fn arms_at(&self, facets: u32) -> Vec<&ArmReport> {
+        self.arms.iter().filter(|arm| arm.facets == facets).collect()
+    }
+
+    /// The arms that have figures at any facet count, in the order they ran.
+    pub(crate) fn arm_names(&self) -> Vec<ArmName> {
+        let mut names = Vec::new();
+        for arm in &self.arms {
+            if !names.contains(&arm.arm) {
+                names.push(arm.arm);
+            }
+        }
+        names
+    }
+
+    /// Figures of an arm at the largest facet count it has run at so far.
+    pub(crate) fn last_of(&self, arm: ArmName) -> Option<&ArmReport> {
+        self.arms.iter().rfind(|report| report.arm == arm)
+    }
 }
 
 /// What every arm was asked to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Workload {
     pub(crate) name: String,
-    pub(crate) facets: u32,
+    /// Facet counts, ascending; more than one in a sweep.
+    pub(crate) facets: Vec<u32>,
     pub(crate) seconds: f64,
     pub(crate) cores: usize,
     /// Calls outstanding per client in the lapidary arm; one in the others.
@@ -42,10 +77,11 @@ pub(crate) struct TemplateUsed {
     pub(crate) bytes: u64,
 }
 
-/// An arm that could not be measured, or lost something.
+/// An arm without figures, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FailedArm {
+pub(crate) struct Missing {
     pub(crate) arm: ArmName,
+    pub(crate) facets: u32,
     pub(crate) reason: String,
 }
 
@@ -54,15 +90,20 @@ pub(crate) struct FailedArm {
 pub(crate) struct ArmReport {
     pub(crate) arm: ArmName,
     pub(crate) facets: u32,
+    /// Wall time of both processes of the arm, from start to end.
+    pub(crate) elapsed_s: f64,
     pub(crate) create_per_s: f64,
     pub(crate) create_us: Option<Percentiles>,
     pub(crate) turns_per_s: f64,
     pub(crate) turn_us: Option<Percentiles>,
+    pub(crate) turn_curve_us: Vec<CurvePoint>,
     /// CPU time of the whole process, divided by the turns of the timed phase.
     pub(crate) cpu_us_per_turn: f64,
     pub(crate) reads_per_s: f64,
     pub(crate) read_us: Option<Percentiles>,
+    pub(crate) read_curve_us: Vec<CurvePoint>,
     pub(crate) cold_open_us: Option<Percentiles>,
+    pub(crate) cold_open_curve_us: Vec<CurvePoint>,
     /// Databases with an open connection when memory and descriptors were counted.
     pub(crate) connections_open: u64,
     pub(crate) resident_kib_per_facet: f64,
@@ -89,20 +130,26 @@ impl ArmReport {
         facets: u32,
         loaded: &Loaded,
         verified: Option<&Verified>,
+        elapsed: Duration,
     ) -> Self {
         let per_facet_kib = |bytes: u64| rounded(float(bytes) / 1024.0 / f64::from(facets), 2);
         let per_open = |number: f64| number / float(loaded.connections_open.max(1));
         Self {
             arm,
             facets,
+            elapsed_s: rounded(elapsed.as_secs_f64(), 2),
             create_per_s: rounded(loaded.create_per_s, 1),
             create_us: loaded.create_us,
             turns_per_s: rounded(loaded.turns_per_s, 1),
             turn_us: loaded.turn_us,
+            turn_curve_us: loaded.turn_curve_us.clone(),
             cpu_us_per_turn: rounded(loaded.turn_cpu_us, 2),
             reads_per_s: rounded(loaded.reads_per_s, 1),
             read_us: loaded.read_us,
+            read_curve_us: loaded.read_curve_us.clone(),
             cold_open_us: verified.and_then(|verified| verified.cold_open_us),
+            cold_open_curve_us: verified
+                .map_or_else(Vec::new, |verified| verified.cold_open_curve_us.clone()),
             connections_open: loaded.connections_open,
             resident_kib_per_facet: rounded(per_open(float(loaded.resident_bytes) / 1024.0), 2),
             descriptors_per_facet: rounded(per_open(float(loaded.descriptors)), 3),
@@ -146,7 +193,8 @@ pub(crate) mod tests {
             acknowledged: vec![Tally { turns: 4, body_bytes: 800 }; 1000],
             ..Loaded::default()
         };
-        ArmReport::new(arm, 1000, &loaded, Some(&Verified::default()))
+        let elapsed = Duration::from_secs(12);
+        ArmReport::new(arm, 1000, &loaded, Some(&Verified::default()), elapsed)
     }
 
     #[test]

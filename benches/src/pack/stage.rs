@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use lapidary_benches::child;
 use lapidary_benches::failure::{Failure, Result};
-use lapidary_benches::latency::Percentiles;
+use lapidary_benches::latency::{CurvePoint, Percentiles};
 use lapidary_benches::process::{self, DiskUse, Usage};
 
 use crate::arms::{self, Arm, Setting};
@@ -64,9 +64,11 @@ pub(crate) struct Loaded {
     pub(crate) turns: u64,
     pub(crate) turns_per_s: f64,
     pub(crate) turn_us: Option<Percentiles>,
+    pub(crate) turn_curve_us: Vec<CurvePoint>,
     pub(crate) turn_cpu_us: f64,
     pub(crate) reads_per_s: f64,
     pub(crate) read_us: Option<Percentiles>,
+    pub(crate) read_curve_us: Vec<CurvePoint>,
     pub(crate) connections_open: u64,
     pub(crate) resident_bytes: u64,
     pub(crate) descriptors: u64,
@@ -87,6 +89,7 @@ pub(crate) struct Verified {
     pub(crate) store_open_ms: Option<f64>,
     pub(crate) store_open_clean_ms: Option<f64>,
     pub(crate) cold_open_us: Option<Percentiles>,
+    pub(crate) cold_open_curve_us: Vec<CurvePoint>,
     pub(crate) disk_closed: DiskUse,
     pub(crate) faults: Faults,
 }
@@ -164,7 +167,9 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
 
     if arm.reads_apart() {
         // The other arms' connections are open by now, too.
-        crew.run(Plan::ReadEach, &mut |_| ())?;
+        crew.run(Plan::ReadEach, &mut |done| {
+            teller.tell(0.85, 0.0, ratio(done, facets), "opening readers", done);
+        })?;
     }
     let length = Duration::from_secs_f64(seconds / 3.0);
     let started = Instant::now();
@@ -188,10 +193,12 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
         turns: turn_count,
         turns_per_s: turns.per_second(),
         turn_us: turns.outcome.latency.percentiles_us(),
+        turn_curve_us: turns.outcome.latency.curve_us(),
         turn_cpu_us: (usage_after.cpu - usage_before.cpu).as_secs_f64() * 1e6
             / count(turn_count).max(1.0),
         reads_per_s: reads.per_second(),
         read_us: reads.outcome.latency.percentiles_us(),
+        read_curve_us: reads.outcome.latency.curve_us(),
         connections_open,
         resident_bytes: open.resident_bytes.saturating_sub(before.resident_bytes),
         descriptors: open.descriptors.saturating_sub(before.descriptors),
@@ -255,6 +262,7 @@ fn verify(assignment: &Assignment) -> Result<Verified> {
         store_open_ms,
         store_open_clean_ms,
         cold_open_us: cold.outcome.latency.percentiles_us(),
+        cold_open_curve_us: cold.outcome.latency.curve_us(),
         disk_closed,
         faults,
     })
@@ -311,6 +319,7 @@ mod tests {
             arm,
             directory: directory.to_owned(),
             facets: 12,
+            open_max: 12,
             cpus: process::allowed_cpus().unwrap().into_iter().take(2).collect(),
             in_flight: 4,
             mmap_mib: 0,

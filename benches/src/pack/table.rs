@@ -5,32 +5,18 @@ use comfy_table::{Cell, CellAlignment, Table};
 use lapidary_benches::numbers::{dash, grouped, grouped_whole, p50, p99, times};
 
 use crate::arguments::ArmName;
-use crate::report::{ArmReport, Report};
+use crate::figures::SWEPT;
+use crate::report::{ArmReport, Missing, Report};
 
 type Line = (&'static str, Box<dyn Fn(&ArmReport) -> String>);
 
-/// All figures of a run, ready to print.
+/// All figures of a run, ready to print: of a sweep against the facet count, else all there are.
 pub(crate) fn render(report: &Report) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
-    let mut header = vec![Cell::new("")];
-    header.extend(report.arms.iter().map(|arm| {
-        // On two lines the columns stay narrow enough for a terminal.
-        let name = arm.arm.as_str().replacen('-', "\n", 1);
-        Cell::new(name).set_alignment(CellAlignment::Right)
-    }));
-    table.set_header(header);
-    for (label, figure) in lines(report) {
-        let mut row = vec![Cell::new(label)];
-        row.extend(
-            report
-                .arms
-                .iter()
-                .map(|arm| Cell::new(figure(arm)).set_alignment(CellAlignment::Right)),
-        );
-        table.add_row(row);
-    }
-    let mut text = table.trim_fmt();
+    let mut text = if report.is_sweep() {
+        render_sweep(report)
+    } else {
+        render_arms(&report.arms.iter().collect::<Vec<_>>())
+    };
     for note in notes(report) {
         text.push('\n');
         text.push_str(&note);
@@ -38,8 +24,46 @@ pub(crate) fn render(report: &Report) -> String {
     text
 }
 
-fn lines(report: &Report) -> Vec<Line> {
-    let base = report.arms.iter().find(|arm| arm.arm == ArmName::SqliteWalFull);
+fn render_arms(arms: &[&ArmReport]) -> String {
+    let mut table = table_of(arms.iter().map(|arm| arm.arm));
+    for (label, figure) in lines(arms) {
+        let figures = arms.iter().map(|arm| right(figure(arm)));
+        table.add_row([Cell::new(label)].into_iter().chain(figures));
+    }
+    table.trim_fmt()
+}
+
+/// A group of lines for each figure, a line for each facet count.
+fn render_sweep(report: &Report) -> String {
+    let names = report.arm_names();
+    let mut table = table_of(names.iter().copied());
+    for figure in &SWEPT {
+        table.add_row([format!("{}:", figure.label)]);
+        for &facets in &report.workload.facets {
+            let figures = names.iter().map(|&arm| right(figure.print_of(report, arm, facets)));
+            let label = Cell::new(format!("  {} facets", grouped_whole(u64::from(facets))));
+            table.add_row([label].into_iter().chain(figures));
+        }
+    }
+    table.trim_fmt()
+}
+
+fn table_of(arms: impl Iterator<Item = ArmName>) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
+    // On two lines the columns stay narrow enough for a terminal.
+    let names = arms.map(|arm| right(arm.as_str().replacen('-', "\n", 1)));
+    table.set_header([Cell::new("")].into_iter().chain(names));
+    table
+}
+
+fn right(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+/// The lines of the table of some arms, which ran at the same facet count.
+pub(crate) fn lines(arms: &[&ArmReport]) -> Vec<Line> {
+    let base = arms.iter().find(|arm| arm.arm == ArmName::SqliteWalFull);
     let mut lines: Vec<Line> = vec![
         ("a turn survives", Box::new(|arm| arm.arm.survives().to_owned())),
         ("creates/s", Box::new(|arm| grouped(arm.create_per_s))),
@@ -87,22 +111,32 @@ fn lines(report: &Report) -> Vec<Line> {
     lines
 }
 
-fn notes(report: &Report) -> Vec<String> {
+pub(crate) fn notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
+    let name = |arm: ArmName, facets: u32| {
+        if report.is_sweep() {
+            format!("{arm} at {} facets", grouped_whole(u64::from(facets)))
+        } else {
+            arm.to_string()
+        }
+    };
     for arm in &report.arms {
-        if arm.connections_open < u64::from(arm.facets) && arm.descriptors_per_facet > 0.5 {
+        if arm.connections_open < u64::from(arm.facets) {
             notes.push(format!(
-                "{}: the descriptor limit of {} lets {} of {} databases stay open; the others are \
-                 opened when needed, the least recently used closed.",
-                arm.arm,
-                report.machine.descriptor_limit,
+                "{}: {} of {} databases stay open, as the descriptor limit of {} and --open-max \
+                 allow; the others are opened when needed, the least recently used closed.",
+                name(arm.arm, arm.facets),
                 grouped_whole(arm.connections_open),
                 grouped_whole(u64::from(arm.facets)),
+                report.machine.descriptor_limit,
             ));
         }
     }
-    for failed in &report.failed {
-        notes.push(format!("{} FAILED: {}", failed.arm, failed.reason));
+    for Missing { arm, facets, reason } in &report.skipped {
+        notes.push(format!("{} left out: {reason}", name(*arm, *facets)));
+    }
+    for Missing { arm, facets, reason } in &report.failed {
+        notes.push(format!("{} FAILED: {reason}", name(*arm, *facets)));
     }
     notes
 }
@@ -120,12 +154,14 @@ pub(crate) fn render_heading(report: &Report) -> String {
             template.page_bytes
         ),
     };
+    let counts: Vec<_> =
+        workload.facets.iter().map(|&facets| grouped_whole(u64::from(facets))).collect();
     format!(
         "{} facets from {start}; {} CPU{} and {} s of turns per arm; {} calls in flight per \
          client of lapidary; seed {}\n\
          {}, {} cores, {} MiB; {}; {}; SQLite {}; descriptor limit {}\n\
          fdatasync of 4 KiB: {} us rewritten, {} us appended (p50)",
-        grouped_whole(u64::from(workload.facets)),
+        one_of(&counts),
         workload.cores,
         if workload.cores == 1 { "" } else { "s" },
         workload.seconds,
@@ -143,22 +179,30 @@ pub(crate) fn render_heading(report: &Report) -> String {
     )
 }
 
+fn one_of(words: &[String]) -> String {
+    match words {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => words.concat(),
+    }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52 turns")]
 fn turns_per_facet(arm: &ArmReport) -> f64 {
     arm.turns_verified as f64 / f64::from(arm.facets)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use lapidary_benches::latency::Percentiles;
 
     use super::*;
+    use crate::report::Workload;
     use crate::report::tests::report_of;
-    use crate::report::{FailedArm, Workload};
     use lapidary_benches::machine::Machine;
 
-    fn report(arms: Vec<ArmReport>) -> Report {
+    pub(crate) fn report(arms: Vec<ArmReport>) -> Report {
         Report {
+            command: "pack".to_owned(),
             machine: Machine {
                 cpu: "a processor".to_owned(),
                 cores: 2,
@@ -172,7 +216,7 @@ mod tests {
             },
             workload: Workload {
                 name: "agent memory".to_owned(),
-                facets: 1000,
+                facets: vec![1000],
                 seconds: 3.0,
                 cores: 2,
                 in_flight: 256,
@@ -181,10 +225,12 @@ mod tests {
                 template: None,
             },
             arms,
-            failed: vec![FailedArm {
+            failed: vec![Missing {
                 arm: ArmName::SqliteInmem,
+                facets: 1000,
                 reason: "out of memory".to_owned(),
             }],
+            skipped: Vec::new(),
         }
     }
 
@@ -207,7 +253,21 @@ mod tests {
     #[test]
     fn an_arm_that_could_not_keep_all_open_says_so() {
         let text = render(&report(vec![report_of(ArmName::SqliteWalFull, 5000.0)]));
-        assert!(text.contains("descriptor limit of 1024 lets 500 of 1,000"), "{text}");
+        assert!(text.contains("500 of 1,000 databases stay open, as the descriptor limit of 1024"));
+    }
+
+    #[test]
+    fn a_sweep_has_a_line_for_every_count_and_tells_what_was_left_out() {
+        let mut sweep = report(vec![report_of(ArmName::Lapidary, 60_000.0)]);
+        sweep.workload.facets = vec![100, 1000];
+        sweep.skipped =
+            vec![Missing { arm: ArmName::Lapidary, facets: 100, reason: "no time".to_owned() }];
+        let text = render(&sweep);
+        let line = |words: &str| text.lines().find(|line| line.contains(words)).unwrap().to_owned();
+        assert!(line("│   1,000 facets").contains("60,000"), "{text}");
+        assert!(line("│   100 facets").contains(" - "), "{text}");
+        assert!(text.contains("lapidary at 100 facets left out: no time"), "{text}");
+        assert!(render_heading(&sweep).starts_with("100 and 1,000 facets"));
     }
 
     #[test]

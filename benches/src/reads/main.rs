@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 
 #[allow(clippy::print_stdout, reason = "the figures are what this program is for")]
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    workplace::check_json(arguments.json.as_deref())?;
+    workplace::check_output("--json", arguments.json.as_deref())?;
     let report = conductor::run(arguments)?;
     println!("{}", report.render());
     if let Some(path) = &arguments.json {

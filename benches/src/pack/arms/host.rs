@@ -30,10 +30,16 @@ pub(super) struct Hosted {
 impl Hosted {
     pub(super) fn open(setting: &Setting) -> Result<Self> {
         let cores = NonZeroUsize::new(setting.cpus.len()).unwrap_or(NonZeroUsize::MIN);
-        // As many connections as the other arms keep open; everything else as it comes.
-        let facets = setting.facets as usize;
+        // As many connections as the other arms keep open; everything else as it comes. Cores have
+        // unequal shares of the facets, so that all of them stay open only if each core may keep all.
+        let open_max = setting.open_max as usize;
+        let per_core = if setting.open_max < setting.facets {
+            setting.open_max_per_client()
+        } else {
+            open_max
+        };
         let config =
-            HostConfig::new().cores(cores).resident_facets_max(facets).idle_readers_max(facets);
+            HostConfig::new().cores(cores).resident_facets_max(per_core).idle_readers_max(open_max);
         let started = Instant::now();
         let host = Host::open(&setting.directory, config)
             .doing(|| format!("opening the store {}", setting.directory.display()))?;

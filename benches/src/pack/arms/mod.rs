@@ -29,6 +29,8 @@ pub(crate) struct Setting {
     /// The arm's own directory. It exists, and is empty at the first opening.
     pub(crate) directory: PathBuf,
     pub(crate) facets: u32,
+    /// Connections kept open at most, in all clients together.
+    pub(crate) open_max: u32,
     /// CPUs the arm runs on; as many threads serve facets.
     pub(crate) cpus: Vec<usize>,
     /// Calls each client keeps outstanding, where an arm can.
@@ -50,6 +52,11 @@ impl Setting {
 
     fn clients(&self) -> u32 {
         u32::try_from(self.cpus.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Connections that one client keeps open at most.
+    fn open_max_per_client(&self) -> usize {
+        self.open_max.div_ceil(self.clients().max(1)) as usize
     }
 }
 

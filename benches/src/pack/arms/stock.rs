@@ -66,16 +66,19 @@ impl Stock {
 impl Arm for Stock {
     fn clients(&mut self) -> Result<Vec<Box<dyn Client>>> {
         let clients = self.setting.clients();
-        let open_max = descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED)
+        let descriptors = descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED)
             / self.mode.descriptors
             / u64::from(clients);
+        let open_max = usize::try_from(descriptors)
+            .unwrap_or(usize::MAX)
+            .min(self.setting.open_max_per_client());
         let client = |client| -> Box<dyn Client> {
             let share = Share { client, clients, facets: self.setting.facets };
             Box::new(Pool::new(
                 Files { setting: self.setting.clone(), mode: self.mode },
                 self.setting.statements(),
                 share,
-                usize::try_from(open_max).unwrap_or(usize::MAX),
+                open_max,
                 Arc::clone(&self.connections_open),
             ))
         };

@@ -65,7 +65,7 @@ impl Arm for Vfs {
                     opener,
                     self.setting.statements(),
                     share,
-                    usize::MAX,
+                    self.setting.open_max_per_client(),
                     Arc::clone(&self.connections_open),
                 )))
             })
