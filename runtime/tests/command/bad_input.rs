@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use super::{Place, command, run_with_input};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "create",
     "ls",
     "stat",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 17] = [
     "verify",
     "salvage",
     "compact",
+    "bench",
     "completions",
     "man",
 ];
