@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::SegmentFile;
 use super::forward::Forwards;
 use crate::error::{Error, Result};
-use crate::format::{Identity, Malformed, StoredRef};
+use crate::format::{BLOCK_BYTES, Identity, Malformed, StoredRef};
 use crate::io::{FileName, Io};
 use crate::types::{FileNo, SegmentId};
 
@@ -241,9 +241,15 @@ impl SegmentFiles {
         Ok(())
     }
 
-    /// Makes what was written to a file durable.
-    pub(crate) fn sync(&self, file: FileNo) -> Result<()> {
-        self.get_file(file)?.sync().map_err(|source| self.error(file, "sync", None, source))
+    /// Makes the length of a file durable that has `size` bytes, none of which are needed. After a
+    /// failed sync the kernel may take the length for written though the disk does not have it, and then
+    /// another sync writes nothing: so the last block is written again.
+    pub(crate) fn confirm_length(&self, file: FileNo, size: u32) -> Result<()> {
+        let at = u64::from(size) - BLOCK_BYTES as u64;
+        let open = self.get_file(file)?;
+        open.write_at(at, &[0; BLOCK_BYTES])
+            .map_err(|source| self.error(file, "write", Some(at), source))?;
+        open.sync().map_err(|source| self.error(file, "sync", None, source))
     }
 
     /// Removes a segment file.

@@ -431,8 +431,8 @@ fn restore_rest(
         match found.as_ready(segments.format()) {
             Some(ready) => {
                 if found.header.is_none() {
-                    // Whether it was synced when it was made is not known.
-                    segments.files.sync(file)?;
+                    // Whether it was synced when it was made, and whether that failed, is not known.
+                    segments.files.confirm_length(file, ready.size)?;
                 }
                 segments.restore_ready(file, ready);
             }
