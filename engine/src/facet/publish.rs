@@ -39,22 +39,12 @@ impl Facet {
         let committed =
             Committed { meta, pages_kept: commit.pages_kept, pages: &mut referred.chain(placed) };
         let history_bytes = self.apply(&mut state, committed);
-        for (page, reference) in pages.clone() {
-            // Whoever holds an older version reads it from the log from now on.
+        // Whoever holds an older or a newer version reads these pages from the log from now on.
+        for (page, reference) in pages {
             page.image.settle(reference);
         }
         if state.latest.meta.version == meta.version {
             state.latest = state.durable.clone();
-        } else {
-            // Newer commits are under way.
-            for (page, reference) in pages {
-                let index = page.page.0 - 1;
-                let same = matches!(state.latest.map.get(index),
-                    PageRef::Pending(image) if Arc::ptr_eq(image, &page.image));
-                if same {
-                    state.latest.map.set(index, PageRef::Stored(reference));
-                }
-            }
         }
         self.trim(&mut state);
         self.note_change(&mut state, page_count, history_bytes);

@@ -19,8 +19,10 @@ pub(crate) fn differing_pages(
     visit(there, here, page_count, &mut |index, page| {
         let is_same = match (page, here.get(index)) {
             (PageRef::Absent, PageRef::Absent) => true,
-            (PageRef::Stored(a), PageRef::Stored(b)) => a.identity() == b.identity(),
-            _ => false,
+            (page, here) => page
+                .stored()
+                .zip(here.stored())
+                .is_some_and(|(page, here)| page.identity() == here.identity()),
         };
         if !is_same {
             differing.push((PageNo(index + 1), stored(page)));
