@@ -117,7 +117,7 @@ impl Examination<'_> {
         again: &dyn Fn() -> Opened,
     ) -> Result<Outcome, String> {
         let Harm { changed, shortens, moves, .. } = self.harm;
-        if !is_refusal(error, changed) {
+        if !is_refusal(error, self.harm) {
             return Err(format!(
                 "refused as {:?}, naming none of the damaged files: {error}",
                 error.kind()
@@ -136,15 +136,19 @@ impl Examination<'_> {
             Ok(_) => return Err(format!("refused: {error}; then it opened")),
         }
         self.salvage(image)?;
-        self.repaired(left)?;
+        self.repaired(left, image)?;
         Ok(Outcome::Refused)
     }
 
-    /// Where opening was refused nothing is lost: with the damaged bytes as they were, all is there.
-    fn repaired(&self, left: &Image) -> Result<(), String> {
+    /// Where opening `damaged` was refused nothing is lost: with the damaged bytes as they were, all is there.
+    fn repaired(&self, left: &Image, damaged: &Image) -> Result<(), String> {
         let mut image = left.clone();
         for (file, start, end) in self.harm.changed.ranges() {
             let Some(whole) = self.specimen.image.get(&file) else { continue };
+            if damaged.contains_key(&file) && !left.contains_key(&file) {
+                // It looked like a segment that was never filled, and was removed: nothing may need it.
+                continue;
+            }
             let bytes = image.entry(file).or_default();
             bytes.resize(whole.len(), 0);
             let range = start as usize..end as usize;

@@ -9,6 +9,7 @@ use lapidary_engine::{Bookmark, Error, FileName, ForkFrom, Io, Retention, Store,
 use lapidary_vfs::{Registration, VfsOptions};
 use rusqlite::{Connection, OpenFlags};
 
+use super::harm::Harm;
 use super::places::Places;
 use super::read::{Read, Reader, Rows, read};
 use crate::chance::Chance;
@@ -306,11 +307,18 @@ fn value(facet: &str, key: i64, chance: &mut Chance) -> Vec<u8> {
     value
 }
 
-/// Whether opening may fail like this: it is damage, and a damaged file is named.
-pub(super) fn is_refusal(error: &Error, changed: &Places) -> bool {
+/// A segment's header fits one.
+const SECTOR: u64 = 512;
+
+/// Whether opening may fail like this: it is damage, and a damaged file is named. If that is one that the
+/// log goes on in, and it is gone or nothing says so any more, it is said that one is missing.
+pub(super) fn is_refusal(error: &Error, harm: &Harm) -> bool {
     let words = error.to_string();
+    let is_named = harm.changed.files().any(|file| words.contains(&file.to_string()));
+    let is_lost = harm.shortens || harm.changed.ranges().any(|(_, start, _)| start < SECTOR);
+    let is_missed = is_lost && words.contains("the file of a segment is missing");
     matches!(
         error.kind(),
         lapidary_engine::ErrorKind::Corruption | lapidary_engine::ErrorKind::InvalidInput
-    ) && changed.files().any(|file| words.contains(&file.to_string()))
+    ) && (is_named || is_missed)
 }

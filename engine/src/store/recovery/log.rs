@@ -12,6 +12,9 @@ use crate::format::{BLOCK_BYTES, BLOCK_BYTES_STORED, Hash};
 use crate::segments::Segments;
 use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
+/// The log breaks off where its next piece is not found, which need not be where the damage is.
+const OR_GONE: &str = "; if this place is not damaged, the file of a segment is missing, was cut off or lost its header";
+
 /// A batch that stays where it is.
 #[derive(Debug)]
 pub(super) struct PlacedBatch {
@@ -287,10 +290,12 @@ impl Follower<'_> {
     /// Tells a torn tail from corruption (R12 to R14).
     fn check_end(&self, durable_through: Lsn) -> Result<()> {
         let expected = self.position.lsn;
+        // First, since it names the file.
+        self.check_headless(expected)?;
         if expected <= durable_through {
             return Err(self.corrupt(format!(
                 "no valid batch starts here with LSN {expected}, though all up to LSN \
-                 {durable_through} was durable"
+                 {durable_through} was durable{OR_GONE}"
             )));
         }
         let current = self.superblock.incarnation;
@@ -300,11 +305,10 @@ impl Follower<'_> {
         if let Some(later) = later {
             return Err(self.corrupt(format!(
                 "no valid batch starts here with LSN {expected}, though segment {} goes on with \
-                 LSN {}",
+                 LSN {}{OR_GONE}",
                 later.segment, later.first_lsn
             )));
         }
-        self.check_headless(expected)?;
         let here = self.position.segment.and_then(|segment| self.header(segment));
         let Some(here) = here else { return Ok(()) };
         let mut offset = self.position.offset;
