@@ -119,19 +119,12 @@ impl Side for Files {
         })
     }
 
-    fn turns_alone(&mut self, length: Duration) -> Outcome<Vec<Duration>> {
-        let end = Instant::now() + length;
-        let mut random = Random::new(100);
-        let mut times = Vec::new();
-        while Instant::now() < end {
-            let seed = random.next();
-            let index = random.below(self.databases.len());
-            let database = &mut self.databases[index];
-            let started = Instant::now();
-            database.turn(seed)?;
-            times.push(started.elapsed());
-        }
-        Ok(times)
+    fn count_targets(&self) -> usize {
+        self.databases.len()
+    }
+
+    fn turn(&mut self, target: usize, seed: u64) -> Outcome {
+        self.databases[target].turn(seed)
     }
 
     fn read_each(&mut self) -> Outcome {

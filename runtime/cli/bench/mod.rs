@@ -77,8 +77,10 @@ trait Side {
     fn fork(&mut self, count: u32) -> Outcome;
     /// Does turns for so long, as many at a time as it can; returns how many.
     fn turns(&mut self, length: Duration) -> Outcome<u64>;
-    /// Does one turn at a time for so long; returns how long each took.
-    fn turns_alone(&mut self, length: Duration) -> Outcome<Vec<Duration>>;
+    /// Number of databases that turns go to.
+    fn count_targets(&self) -> usize;
+    /// Does one turn in one of them.
+    fn turn(&mut self, target: usize, seed: u64) -> Outcome;
     /// Reads every database, on the connection that turns use.
     fn read_each(&mut self) -> Outcome;
     /// Counts the messages in all databases.
@@ -86,6 +88,21 @@ trait Side {
     /// Closes everything, opens some databases one by one, each with a first query; returns how
     /// long each took.
     fn open_cold(&mut self) -> Outcome<Vec<Duration>>;
+}
+
+/// Does one turn at a time for so long; returns how long each took.
+fn turns_alone(side: &mut dyn Side, length: Duration) -> Outcome<Vec<Duration>> {
+    let end = Instant::now() + length;
+    let mut random = work::Random::new(100);
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        let seed = random.next();
+        let target = random.below(side.count_targets());
+        let started = Instant::now();
+        side.turn(target, seed)?;
+        times.push(started.elapsed());
+    }
+    Ok(times)
 }
 
 /// What came of a side.
@@ -209,7 +226,7 @@ fn measure(name: SideName, arguments: &Bench, output: &Output) -> Outcome<Figure
     let at_once = side.turns(length)?;
     let turns_per_s = float(at_once) / started.elapsed().as_secs_f64();
     now("turns, one at a time");
-    let mut alone = side.turns_alone(length / 2)?;
+    let mut alone = turns_alone(&mut *side, length / 2)?;
     side.read_each()?;
     let resident = work::resident_kib()?.saturating_sub(resident_before);
     let descriptors = work::descriptors()?.saturating_sub(descriptors_before);

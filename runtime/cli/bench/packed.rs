@@ -116,18 +116,12 @@ impl Side for Packed {
         Ok(done.into_iter().sum())
     }
 
-    fn turns_alone(&mut self, length: Duration) -> Outcome<Vec<Duration>> {
-        let end = Instant::now() + length;
-        let mut random = Random::new(100);
-        let mut times = Vec::new();
-        while Instant::now() < end {
-            let seed = random.next();
-            let handle = &self.handles[random.below(self.handles.len())];
-            let started = Instant::now();
-            handle.transaction(move |tx| Ok(work::turn(tx, seed)?)).wait()?;
-            times.push(started.elapsed());
-        }
-        Ok(times)
+    fn count_targets(&self) -> usize {
+        self.handles.len()
+    }
+
+    fn turn(&mut self, target: usize, seed: u64) -> Outcome {
+        Ok(self.handles[target].transaction(move |tx| Ok(work::turn(tx, seed)?)).wait()?)
     }
 
     fn read_each(&mut self) -> Outcome {

@@ -9,7 +9,9 @@ use std::num::NonZeroUsize;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
 
-use lapidary::{FacetHandle, Host, HostConfig, HostErrorKind as Kind, Isolation, KvList, Schema};
+use lapidary::{
+    FacetHandle, Host, HostConfig, HostError, HostErrorKind as Kind, Isolation, KvList, Schema,
+};
 
 const CASES: &[(Kind, &str)] = &[
     (Kind::NotAllowed, "ATTACH '/etc/passwd' AS x"),
@@ -61,39 +63,16 @@ const ENDLESS: &str =
 
 #[test]
 fn hostile_statements_are_refused_or_bounded() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = HostConfig::new()
-        .cores(NonZeroUsize::MIN)
-        .pin_cores(false)
-        .isolation(Isolation::untrusted().call_time_max(None).call_steps_max(Some(200_000)));
-    let host = Host::open(directory.path().join("store"), config).unwrap();
-    let (facet, neighbour) = (host.facet("a").unwrap(), host.facet("b").unwrap());
-    for handle in [&facet, &neighbour] {
-        handle.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (7)").wait().unwrap();
-    }
+    let neighbours = Neighbours::new();
     let many = "CREATE TABLE many AS WITH RECURSIVE n(n) AS
                 (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 1000) SELECT n FROM n";
-    facet.execute(many, ()).wait().unwrap();
+    neighbours.hostile.execute(many, ()).wait().unwrap();
     for &(kind, sql) in CASES {
-        let call = facet.run(move |connection| {
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query(())?;
-            while rows.next()?.is_some() {}
-            Ok(())
-        });
-        let error = call.wait().map(|()| sql).unwrap_err();
+        let error = neighbours.run(sql).map(|()| sql).unwrap_err();
         assert_eq!(error.kind(), kind, "{sql}: {error}");
         assert!(error.to_string().contains("facet a"), "{sql}: {error}");
-        for handle in [&facet, &neighbour] {
-            let found = handle.query("SELECT a FROM t", (), |row| row.get::<_, i64>(0));
-            assert_eq!(found.wait().unwrap(), [7], "after {sql}");
-        }
+        neighbours.assert_well();
     }
-    let names: Vec<_> = std::fs::read_dir(directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(names, ["store"]);
 }
 
 #[test]
@@ -215,8 +194,8 @@ impl Neighbours {
         Self { directory, host, hostile, neighbour }
     }
 
-    /// Runs all statements of `sql`, reads all their rows, and tells what kind of error came of it.
-    fn run(&self, sql: &str) -> Option<Kind> {
+    /// Runs all statements of `sql` and reads all their rows.
+    fn run(&self, sql: &str) -> Result<(), HostError> {
         let sql = sql.to_owned();
         let call = self.hostile.run(move |connection| {
             let mut batch = rusqlite::Batch::new(connection, &sql);
@@ -226,7 +205,12 @@ impl Neighbours {
             }
             Ok(())
         });
-        call.wait().err().map(|error| error.kind())
+        call.wait()
+    }
+
+    /// The kind of error that [`run`](Self::run) ends in.
+    fn kind_of(&self, sql: &str) -> Option<Kind> {
+        self.run(sql).err().map(|error| error.kind())
     }
 
     /// Both facets have what they had, and nothing came into being beside the store.

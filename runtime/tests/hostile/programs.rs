@@ -134,7 +134,7 @@ fn assert_kind(statements: &[&str], expected: Kind) {
     let neighbours = Neighbours::new();
     let wrong: Vec<_> = statements
         .iter()
-        .map(|sql| (*sql, neighbours.run(sql)))
+        .map(|sql| (*sql, neighbours.kind_of(sql)))
         .filter(|&(_, kind)| kind != Some(expected))
         .collect();
     assert!(wrong.is_empty(), "not {expected:?}: {wrong:#?}");
@@ -182,7 +182,12 @@ fn what_nests_too_deep_fails() {
     ];
     let neighbours = Neighbours::new();
     for sql in programs {
-        assert_eq!(neighbours.run(&sql), Some(Kind::Statement), "{}", &sql[..60.min(sql.len())]);
+        assert_eq!(
+            neighbours.kind_of(&sql),
+            Some(Kind::Statement),
+            "{}",
+            &sql[..60.min(sql.len())]
+        );
     }
     neighbours.assert_well();
 }
@@ -208,8 +213,8 @@ fn triggers_and_views_that_feed_on_each_other_end() {
         ),
     ];
     for (setup, program) in programs {
-        assert_eq!(neighbours.run(setup), None, "{setup}");
-        assert_eq!(neighbours.run(program), Some(Kind::Statement), "{program}");
+        assert_eq!(neighbours.kind_of(setup), None, "{setup}");
+        assert_eq!(neighbours.kind_of(program), Some(Kind::Statement), "{program}");
     }
     neighbours.assert_well();
 }
@@ -219,14 +224,14 @@ fn triggers_and_views_that_feed_on_each_other_end() {
 fn connections_with_virtual_tables_are_closed_and_opened_again() {
     let neighbours = Neighbours::new();
     assert_eq!(
-        neighbours.run(
+        neighbours.kind_of(
             "CREATE VIRTUAL TABLE f USING fts5(a); CREATE VIRTUAL TABLE r USING rtree(a, b, c)"
         ),
         None
     );
     for n in 0..20 {
         assert_eq!(
-            neighbours.run(&format!(
+            neighbours.kind_of(&format!(
                 "INSERT INTO f VALUES ('word {n}'); INSERT INTO r VALUES ({n}, 1, 2)"
             )),
             None

@@ -94,7 +94,7 @@ fn found(sql: &str) -> BTreeSet<String> {
 fn assert_refused(sql: &str, expected: &[&str], statements: impl Fn(&str) -> Vec<String>) {
     let neighbours = Neighbours::new();
     let is_refused = |name: &String| {
-        statements(name).iter().any(|sql| neighbours.run(sql) == Some(Kind::NotAllowed))
+        statements(name).iter().any(|sql| neighbours.kind_of(sql) == Some(Kind::NotAllowed))
     };
     let refused: BTreeSet<String> = found(sql).into_iter().filter(is_refused).collect();
     let expected: BTreeSet<String> = expected.iter().map(|&name| name.to_owned()).collect();
@@ -116,9 +116,9 @@ fn every_pragma_is_judged() {
             format!("SELECT * FROM pragma_{name}"),
             format!("CREATE VIEW v AS SELECT * FROM pragma_{name}; SELECT * FROM v"),
         ] {
-            let kind = neighbours.run(&sql);
+            let kind = neighbours.kind_of(&sql);
             assert!(matches!(kind, Some(Kind::NotAllowed | Kind::Statement)), "{sql}: {kind:?}");
-            assert_ne!(neighbours.run("DROP VIEW IF EXISTS v"), Some(Kind::NotAllowed));
+            assert_ne!(neighbours.kind_of("DROP VIEW IF EXISTS v"), Some(Kind::NotAllowed));
         }
     }
     neighbours.assert_well();
