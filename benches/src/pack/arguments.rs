@@ -93,10 +93,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) template: Option<PathBuf>,
 
-    /// Calls each client thread keeps outstanding in the lapidary arm: that many agents, each
-    /// awaiting its own reply. The other arms serve one call per thread by their nature
+    /// Turns each client thread keeps outstanding in the lapidary and lapidary-core arms: that many
+    /// agents, each awaiting its own reply. The other arms serve one call per thread by their nature
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive)]
     pub(crate) in_flight: usize,
+
+    /// Turns in a call of the lapidary-core arm, a commit each, all in one facet
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
+    pub(crate) batch: usize,
 
     /// MiB of each database that are read in place, in every arm that can (SQLite's `mmap_size`)
     #[arg(long, value_name = "MIB", default_value_t = 0,
@@ -168,6 +172,8 @@ fn positive(text: &str) -> Result<usize, String> {
 pub(crate) enum ArmName {
     /// The host: acknowledged means durable, many calls in flight
     Lapidary,
+    /// The host, several turns in a call, a commit each: what is left without the way there
+    LapidaryCore,
     /// Plain SQLite connections through the VFS: durable when COMMIT returns
     LapidaryVfs,
     /// A file each, journal_mode=WAL, synchronous=FULL: durable when COMMIT returns
@@ -181,8 +187,9 @@ pub(crate) enum ArmName {
 }
 
 impl ArmName {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Lapidary,
+        Self::LapidaryCore,
         Self::LapidaryVfs,
         Self::SqliteWalFull,
         Self::SqliteWalNormal,
@@ -193,6 +200,7 @@ impl ArmName {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Lapidary => "lapidary",
+            Self::LapidaryCore => "lapidary-core",
             Self::LapidaryVfs => "lapidary-vfs",
             Self::SqliteWalFull => "sqlite-wal-full",
             Self::SqliteWalNormal => "sqlite-wal-normal",
@@ -204,11 +212,18 @@ impl ArmName {
     /// What an acknowledged turn survives.
     pub(crate) fn survives(self) -> &'static str {
         match self {
-            Self::Lapidary | Self::LapidaryVfs | Self::SqliteWalFull => "power cut",
+            Self::Lapidary | Self::LapidaryCore | Self::LapidaryVfs | Self::SqliteWalFull => {
+                "power cut"
+            }
             Self::SqliteWalNormal => "process kill",
             Self::SqliteMemoryOff => "clean exit",
             Self::SqliteInmem => "nothing",
         }
+    }
+
+    /// Does the host serve it?
+    pub(crate) fn is_hosted(self) -> bool {
+        matches!(self, Self::Lapidary | Self::LapidaryCore)
     }
 
     /// Is every database a file?
@@ -250,7 +265,7 @@ mod tests {
         assert_eq!(arguments.open_max(1000), 1000);
         assert_eq!(arguments.seconds, 3.0);
         assert_eq!(arguments.arms, ArmName::ALL);
-        assert_eq!(arguments.in_flight, 256);
+        assert_eq!((arguments.in_flight, arguments.batch), (256, 16));
         assert_eq!(arguments.mmap_mib, 0);
         assert_eq!(arguments.cores, None);
         assert!(!arguments.keep && !arguments.serve_stage);
@@ -293,6 +308,7 @@ mod tests {
             "pack --seconds nan",
             "pack --cores 0",
             "pack --in-flight 0",
+            "pack --batch 0",
             "pack --arms lapidary,postgres",
             "pack --descriptors 3",
             "pack --sweep 0,100",

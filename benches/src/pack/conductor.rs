@@ -57,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
             seconds: arguments.seconds,
             cores,
             in_flight: arguments.in_flight,
+            batch: arguments.batch,
             mmap_mib: arguments.mmap_mib,
             seed: arguments.seed,
             template: arguments.template.as_ref().zip(template.as_ref()).map(|(file, template)| {
@@ -89,6 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
                 open_max: arguments.open_max(facets),
                 cpus: allowed[..cores].to_vec(),
                 in_flight: arguments.in_flight,
+                batch: arguments.batch,
                 mmap_mib: arguments.mmap_mib,
                 template: template.clone(),
             },

@@ -46,6 +46,10 @@ impl Request {
         }
     }
 
+    pub(crate) fn turn(&self) -> Option<&Turn> {
+        if let Self::Turn(_, turn) = self { Some(turn) } else { None }
+    }
+
     /// For messages about a request that failed.
     pub(crate) fn doing(&self) -> &'static str {
         match self {
@@ -205,6 +209,11 @@ impl<'a> Load<'a> {
         Some((request, now))
     }
 
+    /// One more turn of a facet that was just handed out, for a call of several.
+    pub(crate) fn another_turn(&mut self, facet: FacetIndex) -> Request {
+        Request::Turn(facet, self.source.next_turn())
+    }
+
     /// Takes note of the reply to a request made at `started`.
     pub(crate) fn done(&mut self, request: &Request, started: Instant, reply: Reply) {
         self.outcome.latency.record(started.elapsed());
@@ -212,7 +221,7 @@ impl<'a> Load<'a> {
         self.gauge.0.store(self.outcome.completed, Ordering::Relaxed);
         let facet = request.facet();
         let tally = &mut self.tallies[self.share.ordinal(facet)];
-        if let Request::Turn(_, turn) = request {
+        if let Some(turn) = request.turn() {
             tally.add(turn);
         }
         match reply {

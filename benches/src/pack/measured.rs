@@ -10,6 +10,9 @@ pub(crate) const COMMON: [&str; 3] = [
     "The stock arms and lapidary-vfs have one thread per CPU, pinned, each serving its share of the \
      facets one call at a time. In lapidary the host's threads are pinned, one per CPU, and as many \
      client threads keep --in-flight calls each outstanding: many agents, each awaiting its own reply. \
+     lapidary-core is the same host with --batch turns in a call, of one facet, a commit each, and the \
+     reply when the last is durable: what a turn costs without the way to the core and back, and with \
+     a facet that is warm from the turn before. \
      Clients, flushes and checkpoints share the same CPUs. --in-flight 1 shows the host with one \
      patient caller per CPU.",
     "At the end a second process opens what the first left behind without closing it, and compares the \

@@ -123,7 +123,7 @@ pub(crate) fn lacks(
         // Its connections are the databases, and none can be closed.
         ArmName::SqliteInmem => facets * connection_bytes.max(template_bytes) * MARGIN,
         // Readers are connections apart.
-        ArmName::Lapidary => f64::from(setting.open_max) * connection_bytes * 2.0,
+        arm if arm.is_hosted() => f64::from(setting.open_max) * connection_bytes * 2.0,
         _ => f64::from(setting.open_max) * connection_bytes * MARGIN,
     };
     if needed > means.memory_bytes {
@@ -163,6 +163,7 @@ mod tests {
             open_max: facets.min(20_000),
             cpus: vec![0],
             in_flight: 1,
+            batch: 1,
             mmap_mib: 0,
             template: None,
         }

@@ -61,8 +61,10 @@ pub(crate) struct Workload {
     pub(crate) facets: Vec<u32>,
     pub(crate) seconds: f64,
     pub(crate) cores: usize,
-    /// Calls outstanding per client in the lapidary arm; one in the others.
+    /// Turns outstanding per client in the arms that the host serves; one in the others.
     pub(crate) in_flight: usize,
+    /// Turns in a call of the lapidary-core arm; one in the others.
+    pub(crate) batch: usize,
     /// Of each database, read in place.
     pub(crate) mmap_mib: u32,
     pub(crate) seed: u64,

@@ -322,6 +322,7 @@ mod tests {
             open_max: 12,
             cpus: process::allowed_cpus().unwrap().into_iter().take(2).collect(),
             in_flight: 4,
+            batch: 4,
             mmap_mib: 0,
             template: None,
         }

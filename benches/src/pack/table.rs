@@ -157,8 +157,8 @@ pub(crate) fn render_heading(report: &Report) -> String {
     let counts: Vec<_> =
         workload.facets.iter().map(|&facets| grouped_whole(u64::from(facets))).collect();
     format!(
-        "{} facets from {start}; {} CPU{} and {} s of turns per arm; {} calls in flight per \
-         client of lapidary; seed {}\n\
+        "{} facets from {start}; {} CPU{} and {} s of turns per arm; {} turns in flight per \
+         client of lapidary, {} in a call of lapidary-core; seed {}\n\
          {}, {} cores, {} MiB; {}; {}; SQLite {}; descriptor limit {}\n\
          fdatasync of 4 KiB: {} us rewritten, {} us appended (p50)",
         one_of(&counts),
@@ -166,6 +166,7 @@ pub(crate) fn render_heading(report: &Report) -> String {
         if workload.cores == 1 { "" } else { "s" },
         workload.seconds,
         workload.in_flight,
+        workload.batch,
         workload.seed,
         machine.cpu,
         machine.cores,
@@ -220,6 +221,7 @@ pub(crate) mod tests {
                 seconds: 3.0,
                 cores: 2,
                 in_flight: 256,
+                batch: 16,
                 mmap_mib: 0,
                 seed: 1,
                 template: None,

@@ -4,6 +4,7 @@
 //! A client stands for many agents. It keeps a number of calls outstanding and waits for none of
 //! them in particular: as soon as one is answered, the next one is made.
 
+use std::iter;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,9 +18,10 @@ use super::{Arm, Setting, Written};
 use lapidary_benches::failure::{Doing as _, Failure, Result};
 use lapidary_benches::process::DiskUse;
 
+use crate::arguments::ArmName;
 use crate::load::{Client, Load, Reply, Request};
 use crate::sql::{Statements, integrity_failure};
-use crate::workload::{FacetIndex, Share};
+use crate::workload::{FacetIndex, Share, Turn};
 
 pub(super) struct Hosted {
     setting: Setting,
@@ -66,6 +68,10 @@ impl Arm for Hosted {
                     handles,
                     share,
                     statements: self.setting.statements(),
+                    batch: match self.setting.arm {
+                        ArmName::LapidaryCore => self.setting.batch,
+                        _ => 1,
+                    },
                     in_flight: self.setting.in_flight,
                     template: template.clone(),
                     store: Arc::clone(self.host.store()),
@@ -110,6 +116,9 @@ struct Callers {
     handles: Vec<FacetHandle>,
     share: Share,
     statements: &'static Statements,
+    /// Turns in a call.
+    batch: usize,
+    /// Turns outstanding.
     in_flight: usize,
     template: Option<Arc<TemplatePages>>,
     store: Arc<Store>,
@@ -118,6 +127,7 @@ struct Callers {
 }
 
 type Answer = (Request, Instant, Result<Reply>);
+type BatchAnswer = (Vec<Request>, Instant, Result<()>);
 
 impl Callers {
     fn handle(&self, facet: FacetIndex) -> &FacetHandle {
@@ -155,6 +165,48 @@ impl Callers {
             let outcome = call.await.doing(|| describe(&request));
             (request, started, outcome)
         }
+    }
+
+    /// Sends a call of `batch` turns in the facet of `first`, a transaction each.
+    fn call_batch(
+        &self,
+        load: &mut Load<'_>,
+        first: Request,
+        started: Instant,
+    ) -> impl Future<Output = BatchAnswer> + use<> {
+        let facet = first.facet();
+        let statements = self.statements;
+        let further = (1..self.batch).map(|_| load.another_turn(facet));
+        let requests: Vec<Request> = iter::once(first).chain(further).collect();
+        let turns: Vec<Turn> = requests.iter().filter_map(Request::turn).copied().collect();
+        let call = self.handle(facet).run(move |connection| {
+            turns.iter().try_for_each(|turn| statements.turn(connection, turn))?;
+            Ok(())
+        });
+        async move {
+            let outcome = call.await.doing(|| describe(&first));
+            (requests, started, outcome)
+        }
+    }
+
+    /// Keeps `in_flight` turns outstanding, in calls of `batch`.
+    fn drive_batches(&self, load: &mut Load<'_>, first: (Request, Instant)) -> Result<()> {
+        let calls_max = self.in_flight.div_ceil(self.batch);
+        let mut calls = FuturesUnordered::new();
+        calls.push(self.call_batch(load, first.0, first.1));
+        pollster::block_on(async {
+            loop {
+                while calls.len() < calls_max {
+                    let Some((request, started)) = load.next() else { break };
+                    calls.push(self.call_batch(load, request, started));
+                }
+                let Some((requests, started, outcome)) = calls.next().await else { return Ok(()) };
+                outcome?;
+                for request in &requests {
+                    load.done(request, started, Reply::Done);
+                }
+            }
+        })
     }
 
     /// Keeps `in_flight` calls outstanding.
@@ -226,6 +278,7 @@ impl Client for Callers {
         match (first.0, &self.template) {
             (Request::Create(_), Some(template)) => self.drive_copies(load, first, template),
             (Request::Read(_) | Request::ReadCold(_), _) => self.drive_reads(load, first),
+            (Request::Turn(..), _) if self.batch > 1 => self.drive_batches(load, first),
             _ => self.drive_calls(load, first),
         }
     }

@@ -33,8 +33,10 @@ pub(crate) struct Setting {
     pub(crate) open_max: u32,
     /// CPUs the arm runs on; as many threads serve facets.
     pub(crate) cpus: Vec<usize>,
-    /// Calls each client keeps outstanding, where an arm can.
+    /// Turns each client keeps outstanding, where an arm can.
     pub(crate) in_flight: usize,
+    /// Turns in a call, where an arm can.
+    pub(crate) batch: usize,
     /// Of each database, read in place.
     pub(crate) mmap_mib: u32,
     pub(crate) template: Option<Template>,
@@ -104,7 +106,7 @@ pub(crate) struct Written {
 /// Opens an arm: new in an empty directory, or what an earlier process left there.
 pub(crate) fn open(setting: &Setting) -> Result<Box<dyn Arm>> {
     match setting.arm {
-        ArmName::Lapidary => Ok(Box::new(host::Hosted::open(setting)?)),
+        ArmName::Lapidary | ArmName::LapidaryCore => Ok(Box::new(host::Hosted::open(setting)?)),
         ArmName::LapidaryVfs => Ok(Box::new(vfs::Vfs::open(setting)?)),
         ArmName::SqliteWalFull | ArmName::SqliteWalNormal | ArmName::SqliteMemoryOff => {
             Ok(Box::new(stock::Stock::new(setting)))

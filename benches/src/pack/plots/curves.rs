@@ -193,6 +193,7 @@ fn draw_mark(area: &Area<'_>, arm: ArmName, at: (i32, i32)) -> Result<(), DrawEr
     let square = [(at.0 - 4, at.1 - 4), (at.0 + 4, at.1 + 4)];
     match arm {
         ArmName::Lapidary => area.draw(&Circle::new(at, 5, filled))?,
+        ArmName::LapidaryCore => area.draw(&TriangleMarker::new(at, 6, hollow))?,
         ArmName::LapidaryVfs => area.draw(&Circle::new(at, 5, hollow))?,
         ArmName::SqliteWalFull => area.draw(&TriangleMarker::new(at, 6, filled))?,
         ArmName::SqliteWalNormal => area.draw(&Rectangle::new(square, hollow))?,

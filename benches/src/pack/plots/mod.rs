@@ -97,6 +97,8 @@ fn text_style<'a>(size: u32) -> TextStyle<'a> {
 fn colour(arm: ArmName) -> RGBColor {
     match arm {
         ArmName::Lapidary => RGBColor(0x00, 0x72, 0xb2),
+        // Their yellow does not show on white.
+        ArmName::LapidaryCore => RGBColor(0x80, 0x80, 0x80),
         ArmName::LapidaryVfs => RGBColor(0x56, 0xb4, 0xe9),
         ArmName::SqliteWalFull => RGBColor(0xd5, 0x5e, 0x00),
         ArmName::SqliteWalNormal => RGBColor(0xe6, 0x9f, 0x00),
