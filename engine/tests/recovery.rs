@@ -4,7 +4,7 @@
 
 mod support;
 
-use lapidary_engine::FileName;
+use lapidary_engine::{ErrorKind, FileName};
 use support::{BLOCK_BYTES, FaultyIo, Image, name, open, read, try_open, write};
 
 /// Two crashes in a row: the log's end is on the disk in two forms, and has to be told apart from
@@ -125,5 +125,31 @@ fn the_slot_that_may_not_be_on_the_disk_is_written_first() {
         torn[BLOCK_BYTES / 2..].fill(0);
         let store = open(&FaultyIo::holding(&image));
         assert_eq!(read(&store.open_facet(&name("a")).unwrap()), 7, "slot at {new:?}");
+    }
+}
+
+/// A file that was never put to use has zeros, and may be short; one with a header in it was in use, and had
+/// its whole length before. If this fails, what was acknowledged in it is taken for a file that was not
+/// filled to its end, and the file is removed.
+#[test]
+fn a_segment_that_was_cut_within_its_header_block_is_damage() {
+    let disk = FaultyIo::default();
+    let store = open(&disk);
+    let facet = store.create_facet(&name("a")).unwrap();
+    write(&store, &facet, 7);
+    drop((facet, store));
+    let whole = disk.image();
+    let in_use =
+        whole.iter().filter(|(name, bytes)| **name != FileName::Superblock && bytes[0] != 0);
+    for (&file, bytes) in in_use {
+        for cut in [1, 100, 511, 2666] {
+            let mut image = whole.clone();
+            image.insert(file, bytes[..cut].to_vec());
+            let disk = FaultyIo::holding(&image);
+            let error = try_open(&disk).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+            assert!(error.to_string().contains(&file.to_string()), "{error}");
+            assert!(disk.image() == image, "a store that is refused is left as it is");
+        }
     }
 }

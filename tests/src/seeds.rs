@@ -38,14 +38,6 @@ impl SeedVariables {
         (0..count).map(|index| first.wrapping_add(index)).chain([fresh]).collect()
     }
 
-    /// As [`seeds`](Self::seeds), but the fixed ones alone if nothing is asked for: for a run of which fresh
-    /// seeds are known to find what is not mended yet.
-    #[must_use]
-    pub fn fixed_seeds(self, fixed: u64) -> Vec<u64> {
-        let is_asked = [self.one, self.count].iter().any(|variable| env::var(variable).is_ok());
-        if is_asked { self.seeds(fixed) } else { (0..fixed).collect() }
-    }
-
     /// The command that repeats a seed of a test.
     #[must_use]
     pub fn replay(self, seed: u64, test: &str) -> String {

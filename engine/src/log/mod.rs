@@ -98,6 +98,23 @@ impl Log {
         }
     }
 
+    /// Recovery: writes the records of the last batch again, in a segment of this incarnation, and
+    /// syncs them. Returns where the records are now. Nobody else may know of the log yet.
+    pub(crate) fn rewrite_tail(
+        &self,
+        segments: &Segments,
+        durable_through: Lsn,
+        count: u32,
+        records: &[u8],
+    ) -> Result<(SegmentId, u64)> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = writer.rewrite_tail(segments, durable_through, count, records)?;
+        let next = writer.position().lsn;
+        self.next_lsn.store(next.0, Ordering::Release);
+        self.durable.store(next.0 - 1, Ordering::Release);
+        Ok(place)
+    }
+
     /// Fails if the store was closed or poisoned.
     pub(crate) fn check_usable(&self) -> Result<()> {
         if let Some(cause) = self.poison.get() {

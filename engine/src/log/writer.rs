@@ -216,9 +216,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Recovery: writes the records of the last batch again, in a segment of this incarnation, and
-    /// syncs them. Returns where the records are now.
-    pub(crate) fn rewrite_tail(
+    /// See [`Log::rewrite_tail`].
+    pub(super) fn rewrite_tail(
         &mut self,
         segments: &Segments,
         durable_through: Lsn,

@@ -136,19 +136,15 @@ impl Examination<'_> {
             Ok(_) => return Err(format!("refused: {error}; then it opened")),
         }
         self.salvage(image)?;
-        self.repaired(left, image)?;
+        self.repaired(left)?;
         Ok(Outcome::Refused)
     }
 
     /// Where opening `damaged` was refused nothing is lost: with the damaged bytes as they were, all is there.
-    fn repaired(&self, left: &Image, damaged: &Image) -> Result<(), String> {
+    fn repaired(&self, left: &Image) -> Result<(), String> {
         let mut image = left.clone();
         for (file, start, end) in self.harm.changed.ranges() {
             let Some(whole) = self.specimen.image.get(&file) else { continue };
-            if damaged.contains_key(&file) && !left.contains_key(&file) {
-                // It looked like a segment that was never filled, and was removed: nothing may need it.
-                continue;
-            }
             let bytes = image.entry(file).or_default();
             bytes.resize(whole.len(), 0);
             let range = start as usize..end as usize;
@@ -233,8 +229,11 @@ impl Examination<'_> {
                     whole.insert(reader, rows);
                 }
                 Read::Refused(rows, refusal) => {
-                    refusals.push((reader.clone(), rows, refusal));
-                    refused.push(reader);
+                    // A version that came after all that is there is refused, and nothing is damaged.
+                    if reader.at.is_none() || !refusal.is_of_the_past() {
+                        refused.push(reader.clone());
+                    }
+                    refusals.push((reader, rows, refusal));
                 }
             }
         }

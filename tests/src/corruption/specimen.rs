@@ -15,7 +15,7 @@ use super::read::{Read, Reader, Rows, read};
 use crate::chance::Chance;
 use crate::driver::name;
 use crate::image::{Image, image_of, put_image};
-use crate::sim_disk::{OperationKind, SimDisk};
+use crate::sim_disk::{OperationKind, Place, SimDisk};
 use crate::world::World;
 
 /// The rows of every facet, by name.
@@ -249,6 +249,16 @@ impl Builder {
             .filter_map(|write| Some((write.file?, write.offset, write.offset + write.length)))
             .collect();
         let vouched = writes.iter().any(|(file, ..)| *file == FileName::Superblock);
+        // Filling a file to be put to use later vouches for nothing.
+        let contents: BTreeMap<FileName, Vec<u8>> = writes
+            .iter()
+            .filter_map(|&(file, ..)| Some((file, self.disk.contents(file)?)))
+            .collect();
+        let is_filling = |&(file, start, end): &Place| {
+            let bytes = contents.get(&file).and_then(|all| all.get(start as usize..end as usize));
+            bytes.is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0))
+        };
+        let writes: Vec<Place> = writes.into_iter().filter(|write| !is_filling(write)).collect();
         self.last_batch = match writes[..] {
             [(_, offset, _)] if !vouched && offset >= HEADER_BYTES => {
                 Some(Places::of(writes.iter().copied()))

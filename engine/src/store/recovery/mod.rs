@@ -10,7 +10,7 @@
 //! | R4 | no valid superblock slot, and segments | refused: corrupt |
 //! | R5 | one valid slot | opened; both are rewritten |
 //! | R6 | a later format version | refused |
-//! | R7 | a damaged segment header, or none before batches that were acknowledged | refused: corrupt (it fits a sector, so it cannot be torn) |
+//! | R7 | a damaged segment header, a file that ends before its header says, or none before batches that were acknowledged | refused: corrupt (it fits a sector, so it cannot be torn) |
 //! | R8 | a segment the checkpoint needs is missing, short or was put to use anew | refused: corrupt |
 //! | R9 | the next batch is valid and continues the log | replayed |
 //! | R10 | a segment of a later incarnation starts with the expected LSN | replay goes on there: an earlier recovery did |
@@ -20,7 +20,7 @@
 //! | R14 | no valid batch otherwise | the log ends here; a torn batch is discarded |
 //! | R15 | the last batch is not known to be durable | its records are written again and synced before they count |
 //! | R16 | a segment of an incarnation the superblock does not know | made ready: an earlier recovery was interrupted |
-//! | R17 | a file that is no whole segment, and that nothing needs | removed: filling it was interrupted |
+//! | R17 | a file without a header that is no whole segment, and that nothing needs | removed: filling it was interrupted |
 //!
 //! Order of the end: 1. the tail (R15) is written and synced in a segment of the new incarnation,
 //! and everything is replayed in memory; 2. the superblock says the new incarnation; 3. the store
@@ -214,20 +214,11 @@ fn recover(
     let seen = found.headers().map(|header| header.incarnation).max().unwrap_or_default();
     let incarnation = Incarnation(seen.max(current.incarnation).0 + 1);
     let end = log::find_end(&segments, &found, &current, false)?;
-    // Before anything is written or removed: a store that is refused is left as it is.
     let references = load_others(&segments, root.as_ref())?;
     let mut catalog = load_catalog(&segments, root.as_ref())?;
     catalog.settings = references.settings;
-    restore_rest(&segments, &found, &end.visited, &table)?;
 
-    let mut writer = LogWriter::new(current.store, incarnation, end.before_tail);
-    let tail_place = match &end.tail {
-        None => None,
-        Some(tail) => {
-            Some(writer.rewrite_tail(&segments, end.durable_through, tail.count, &tail.bytes)?)
-        }
-    };
-    let durable_through = Lsn(writer.position().lsn.0 - 1);
+    let writer = LogWriter::new(current.store, incarnation, end.before_tail);
     let opened_ns = environment.clock.monotonic_ns();
     let log = Log::new(writer, tunables.log_buffers, tunables.buffered_bytes_max);
     let history = HistoryBudget::new(catalog.cold_history_bytes(), tunables.history_bytes_max);
@@ -249,9 +240,17 @@ fn recover(
     for batch in end.batches {
         replay.batch(batch.records, batch.place)?;
     }
-    if let (Some(tail), Some(place)) = (end.tail, tail_place) {
+    if let Some(tail) = &end.tail {
+        replay.prepare(&tail.records)?;
+    }
+    // Until here nothing was written or removed: a store that is refused is left as it is.
+    restore_rest(&core.segments, &found, &end.visited, &table)?;
+    if let Some(tail) = end.tail {
+        let place =
+            core.log.rewrite_tail(&core.segments, end.durable_through, tail.count, &tail.bytes)?;
         replay.batch(tail.records, place)?;
     }
+    let durable_through = core.log.durable_lsn();
     for quota in catalog.settings.quotas() {
         quota.reset();
         let facets = catalog.subtree(&quota.name);

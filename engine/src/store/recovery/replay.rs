@@ -46,6 +46,22 @@ impl<'a> Replay<'a> {
         Self { core, catalog }
     }
 
+    /// Reads what replaying `records` will need, which can fail, and changes nothing.
+    pub(super) fn prepare(&mut self, records: &[Record]) -> Result<()> {
+        for record in records {
+            let facets: Vec<_> = match record {
+                Record::Commit { header, .. } => vec![header.facet],
+                Record::Fork(entries) => entries.iter().map(|entry| entry.source).collect(),
+                Record::Catalog { .. } | Record::Other => Vec::new(),
+            };
+            for id in facets {
+                let Some(facet) = self.catalog.by_id(id, self.core) else { continue };
+                facet.replayed().map_err(|error| needed(&facet, error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Replays the records of a batch, whose bytes are at `place`.
     pub(super) fn batch(&mut self, records: Vec<Record>, place: (SegmentId, u64)) -> Result<()> {
         let (segment, at) = place;

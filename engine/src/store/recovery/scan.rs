@@ -68,14 +68,13 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
     for number in io.list_segments().map_err(failed("list", None))? {
         let file = io.open(FileName::Segment(number)).map_err(failed("open", Some(number)))?;
         let len = file.len().map_err(failed("find the length of", Some(number)))?;
-        let header = if len < BLOCK_BYTES as u64 {
-            None
-        } else {
-            let mut block = vec![0; BLOCK_BYTES];
-            file.read_at(0, &mut block).map_err(failed("read", Some(number)))?;
-            SegmentHeader::decode(&block, number, store)
-                .map_err(|malformed| corrupt(&**io, number, 0, malformed.0))?
-        };
+        // A file that was never put to use may be short: then it has zeros, which say that there is no
+        // header. One that was in use has a header, however short it is now.
+        let mut block = vec![0; BLOCK_BYTES];
+        let there = usize::try_from(len).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
+        file.read_at(0, &mut block[..there]).map_err(failed("read", Some(number)))?;
+        let header = SegmentHeader::decode(&block, number, store)
+            .map_err(|malformed| corrupt(&**io, number, 0, malformed.0))?;
         if let Some(header) = &header {
             if u64::from(header.size) > len {
                 let detail =
