@@ -31,6 +31,10 @@ pub(crate) enum Request {
     Count(FacetIndex),
     /// Have SQLite check the facet's integrity.
     CheckIntegrity(FacetIndex),
+    /// Make a second facet with all that this one has; as durable as the arm's turns are.
+    Fork(FacetIndex),
+    /// Delete that second facet.
+    DeleteFork(FacetIndex),
 }
 
 impl Request {
@@ -42,7 +46,9 @@ impl Request {
             | Self::Read(facet)
             | Self::ReadCold(facet)
             | Self::Count(facet)
-            | Self::CheckIntegrity(facet) => facet,
+            | Self::CheckIntegrity(facet)
+            | Self::Fork(facet)
+            | Self::DeleteFork(facet) => facet,
         }
     }
 
@@ -59,6 +65,8 @@ impl Request {
             Self::ReadCold(_) => "opening and reading",
             Self::Count(_) => "counting the rows of",
             Self::CheckIntegrity(_) => "checking the integrity of",
+            Self::Fork(_) => "forking",
+            Self::DeleteFork(_) => "deleting the fork of",
         }
     }
 }
@@ -92,6 +100,9 @@ pub(crate) enum Plan {
     ReadColdSample(usize),
     CountEach,
     CheckIntegritySample(usize),
+    ForkSample(usize),
+    /// Of the same facets.
+    DeleteForksSample(usize),
 }
 
 /// A facet that does not hold what was acknowledged.
@@ -192,6 +203,8 @@ impl<'a> Load<'a> {
             Plan::CountEach => Request::Count(self.next_of_share()?),
             Plan::ReadColdSample(size) => Request::ReadCold(self.next_of_sample(size)?),
             Plan::CheckIntegritySample(size) => Request::CheckIntegrity(self.next_of_sample(size)?),
+            Plan::ForkSample(size) => Request::Fork(self.next_of_sample(size)?),
+            Plan::DeleteForksSample(size) => Request::DeleteFork(self.next_of_sample(size)?),
             Plan::TurnsUntil(deadline) => {
                 if now >= deadline {
                     return None;

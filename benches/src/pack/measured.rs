@@ -21,11 +21,16 @@ pub(crate) const COMMON: [&str; 3] = [
 ];
 
 /// A figure, and what it is.
-pub(crate) const FIGURES: [(&str, &str); 14] = [
+pub(crate) const FIGURES: [(&str, &str); 15] = [
     ("creates/s", "facets made, with tables and index, per second; as durable as the arm's turns"),
     ("turns/s, p50, p99", "transactions acknowledged per second; from request to acknowledgement"),
     ("turn CPU", "CPU time of the process, all threads, per turn of the timed phase"),
     ("reads/s", "the ten newest messages of a random facet, each row looked at"),
+    (
+        "forks/s, deletes/s",
+        "copies of up to 1,000 facets after the turns, and their deletion; as durable as turns. Stock: \
+         SQLite's backup into a new file, and removing it",
+    ),
     (
         "cold open + read",
         "one call at a time on a facet nobody has open; the kernel's page cache is warm",

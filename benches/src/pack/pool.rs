@@ -3,6 +3,7 @@
 //! Connections stay open as long as the descriptor limit allows; past it the least recently used
 //! one is closed, as any program that keeps a file per tenant has to do.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,6 +22,10 @@ pub(crate) trait Opener: Send {
     fn create(&self, facet: FacetIndex) -> Result<Connection>;
     /// Opens a facet that exists.
     fn open(&self, facet: FacetIndex) -> Result<Connection>;
+    /// Makes a fork of the facet, which is open; returns what must stay open for the fork to be there.
+    fn fork(&self, facet: FacetIndex, open: &Connection) -> Result<Option<Connection>>;
+    /// Deletes the fork of the facet; what stayed open for it is closed by then.
+    fn delete_fork(&self, facet: FacetIndex) -> Result<()>;
     /// More about an error that SQLite has just reported on this thread, if there is more.
     fn explain(&self) -> Option<String> {
         None
@@ -34,6 +39,8 @@ pub(crate) struct Pool<O> {
     share: Share,
     /// By ordinal within the share, the least recently used first.
     open: LinkedHashMap<usize, Connection>,
+    /// What forks need to be open, by the ordinal of their source.
+    forks: HashMap<usize, Connection>,
     open_max: usize,
     /// Connections open in all pools of the arm.
     open_in_arm: Arc<AtomicUsize>,
@@ -50,12 +57,16 @@ impl<O: Opener> Pool<O> {
         let open_max = open_max.max(1);
         // As it were after all are open: growing is no part of a creation or an opening.
         let open = LinkedHashMap::with_capacity(open_max.min(share.len()));
-        Self { opener, statements, share, open, open_max, open_in_arm }
+        Self { opener, statements, share, open, forks: HashMap::new(), open_max, open_in_arm }
     }
 
     fn serve(&mut self, request: &Request) -> Result<Reply> {
         let facet = request.facet();
         let ordinal = self.share.ordinal(facet);
+        if let Request::DeleteFork(_) = request {
+            drop(self.forks.remove(&ordinal));
+            return self.opener.delete_fork(facet).map(|()| Reply::Done);
+        }
         if !self.open.contains_key(&ordinal) {
             if self.open.len() >= self.open_max
                 && let Some((oldest, connection)) = self.open.pop_front()
@@ -73,9 +84,15 @@ impl<O: Opener> Pool<O> {
         let Some(connection) = self.open.to_back(&ordinal) else {
             unreachable!("the connection was opened above")
         };
+        if let Request::Fork(_) = request {
+            if let Some(needed) = self.opener.fork(facet, connection)? {
+                self.forks.insert(ordinal, needed);
+            }
+            return Ok(Reply::Done);
+        }
         let statements = self.statements;
         let reply = match request {
-            Request::Create(_) => Ok(Reply::Done),
+            Request::Create(_) | Request::Fork(_) | Request::DeleteFork(_) => Ok(Reply::Done),
             Request::Turn(_, turn) => statements.turn(connection, turn).map(|()| Reply::Done),
             Request::Touch(_) | Request::Read(_) | Request::ReadCold(_) => {
                 statements.read(connection).map(|_| Reply::Done)
@@ -117,6 +134,7 @@ impl<O: Opener> Client for Pool<O> {
 mod tests {
     use super::*;
     use crate::load::{Gauge, Plan};
+    use crate::sql::copy_database;
     use crate::workload::{Tally, Texts, TurnSource};
     use std::path::PathBuf;
     use std::time::{Duration, Instant};
@@ -133,6 +151,17 @@ mod tests {
         fn open(&self, facet: FacetIndex) -> Result<Connection> {
             Ok(Connection::open(self.0.join(facet.name())).unwrap())
         }
+
+        fn fork(&self, facet: FacetIndex, open: &Connection) -> Result<Option<Connection>> {
+            let mut fork = Connection::open(self.0.join(facet.fork_name())).unwrap();
+            copy_database(open, &mut fork).unwrap();
+            Ok(None)
+        }
+
+        fn delete_fork(&self, facet: FacetIndex) -> Result<()> {
+            std::fs::remove_file(self.0.join(facet.fork_name())).unwrap();
+            Ok(())
+        }
     }
 
     #[test]
@@ -147,13 +176,15 @@ mod tests {
         let mut tallies = vec![Tally::default(); 10];
         let gauge = Gauge::default();
         let for_a_while = || Plan::TurnsUntil(Instant::now() + Duration::from_millis(300));
-        let plans: [&dyn Fn() -> Plan; 6] = [
+        let plans: [&dyn Fn() -> Plan; 8] = [
             &|| Plan::CreateEach,
             &for_a_while,
             &|| Plan::TouchEach,
             &|| Plan::CountEach,
             &|| Plan::ReadColdSample(5),
             &|| Plan::CheckIntegritySample(5),
+            &|| Plan::ForkSample(5),
+            &|| Plan::DeleteForksSample(5),
         ];
         for plan in plans {
             let plan = plan();

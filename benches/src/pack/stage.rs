@@ -25,6 +25,8 @@ use crate::workload::{Tally, Texts};
 const COLD_SAMPLE: usize = 2000;
 /// Facets whose integrity SQLite checks, at most.
 const INTEGRITY_SAMPLE: usize = 32;
+/// Facets that are forked, at most.
+const FORK_SAMPLE: usize = 1000;
 /// Faults that are reported one by one.
 const FAULTS_REPORTED_MAX: usize = 20;
 
@@ -51,7 +53,7 @@ pub(crate) enum Stage {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
     Progress { fraction: f64, doing: String },
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     Verified(Verified),
     Failed(String),
 }
@@ -69,6 +71,10 @@ pub(crate) struct Loaded {
     pub(crate) reads_per_s: f64,
     pub(crate) read_us: Option<Percentiles>,
     pub(crate) read_curve_us: Vec<CurvePoint>,
+    pub(crate) fork_per_s: f64,
+    pub(crate) fork_us: Option<Percentiles>,
+    pub(crate) delete_per_s: f64,
+    pub(crate) delete_us: Option<Percentiles>,
     pub(crate) connections_open: u64,
     pub(crate) resident_bytes: u64,
     pub(crate) descriptors: u64,
@@ -122,7 +128,7 @@ fn run() -> Result<Message> {
     }
     arms::configure_process(&assignment.setting)?;
     match assignment.stage {
-        Stage::Load => load(&assignment).map(Message::Loaded),
+        Stage::Load => load(&assignment).map(|loaded| Message::Loaded(Box::new(loaded))),
         Stage::Verify => verify(&assignment).map(Message::Verified),
     }
 }
@@ -175,7 +181,15 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
     let started = Instant::now();
     let reads = crew.run(Plan::ReadsUntil(started + length), &mut |done| {
         let part = started.elapsed().as_secs_f64() / length.as_secs_f64();
-        teller.tell(0.85, 0.15, part, "reads", done);
+        teller.tell(0.85, 0.13, part, "reads", done);
+    })?;
+
+    let sample = FORK_SAMPLE.div_ceil(setting.cpus.len());
+    let forks = crew.run(Plan::ForkSample(sample), &mut |done| {
+        teller.tell(0.98, 0.0, 0.0, "forking", done);
+    })?;
+    let deletes = crew.run(Plan::DeleteForksSample(sample), &mut |done| {
+        teller.tell(0.99, 0.0, 0.0, "deleting forks", done);
     })?;
 
     let mut faults = Faults::default();
@@ -199,6 +213,10 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
         reads_per_s: reads.per_second(),
         read_us: reads.outcome.latency.percentiles_us(),
         read_curve_us: reads.outcome.latency.curve_us(),
+        fork_per_s: forks.per_second(),
+        fork_us: forks.outcome.latency.percentiles_us(),
+        delete_per_s: deletes.per_second(),
+        delete_us: deletes.outcome.latency.percentiles_us(),
         connections_open,
         resident_bytes: open.resident_bytes.saturating_sub(before.resident_bytes),
         descriptors: open.descriptors.saturating_sub(before.descriptors),

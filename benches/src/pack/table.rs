@@ -79,11 +79,13 @@ pub(crate) fn lines(arms: &[&ArmReport]) -> Vec<Line> {
         lines
             .push(("  against wal-full", Box::new(move |arm| times(arm.turns_per_s, turns_per_s))));
     }
-    let rest: [Line; 17] = [
+    let rest: [Line; 19] = [
         ("turn p50 us", Box::new(|arm| p50(arm.turn_us))),
         ("turn p99 us", Box::new(|arm| p99(arm.turn_us))),
         ("turn CPU us", Box::new(|arm| format!("{:.1}", arm.cpu_us_per_turn))),
         ("reads/s", Box::new(|arm| grouped(arm.reads_per_s))),
+        ("forks/s", Box::new(|arm| grouped(arm.fork_per_s))),
+        ("deletes/s", Box::new(|arm| grouped(arm.delete_per_s))),
         ("cold open + read p50 us", Box::new(|arm| p50(arm.cold_open_us))),
         ("cold open + read p99 us", Box::new(|arm| p99(arm.cold_open_us))),
         ("resident KiB/open facet", Box::new(|arm| format!("{:.1}", arm.resident_kib_per_facet))),

@@ -18,6 +18,11 @@ impl FacetIndex {
         let _ = write!(name, "agent-{:07}", self.0);
         name
     }
+
+    /// The name of a fork of it.
+    pub(crate) fn fork_name(self) -> String {
+        self.name() + "-fork"
+    }
 }
 
 /// The facets one client serves: every `clients`-th, from number `client` on.

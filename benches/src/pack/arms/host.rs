@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
-use lapidary::{FacetHandle, Host, HostConfig, HostError};
+use lapidary::{Call, FacetHandle, ForkFrom, Host, HostConfig, HostError};
 use lapidary_engine::{PageNo, PageSize, Store, Ticket, View};
 
 use super::{Arm, Setting, Written};
@@ -25,7 +26,7 @@ use crate::workload::{FacetIndex, Share, Turn};
 
 pub(super) struct Hosted {
     setting: Setting,
-    host: Host,
+    host: Arc<Host>,
     store_open: Duration,
 }
 
@@ -45,6 +46,7 @@ impl Hosted {
         let started = Instant::now();
         let host = Host::open(&setting.directory, config)
             .doing(|| format!("opening the store {}", setting.directory.display()))?;
+        let host = Arc::new(host);
         Ok(Self { setting: setting.clone(), host, store_open: started.elapsed() })
     }
 }
@@ -74,7 +76,7 @@ impl Arm for Hosted {
                     },
                     in_flight: self.setting.in_flight,
                     template: template.clone(),
-                    store: Arc::clone(self.host.store()),
+                    host: Arc::clone(&self.host),
                     log_buffer: self.setting.cpus.len(),
                 }))
             })
@@ -121,7 +123,7 @@ struct Callers {
     /// Turns outstanding.
     in_flight: usize,
     template: Option<Arc<TemplatePages>>,
-    store: Arc<Store>,
+    host: Arc<Host>,
     /// The one that no core appends to.
     log_buffer: usize,
 }
@@ -160,11 +162,19 @@ impl Callers {
             Request::CheckIntegrity(_) => {
                 handle.run(|connection| Ok(Reply::Integrity(integrity_failure(connection)?)))
             }
+            Request::Fork(facet) => {
+                let call = self.host.fork(facet.name(), facet.fork_name(), ForkFrom::Latest);
+                return Either::Left(answer(request, started, call));
+            }
+            Request::DeleteFork(facet) => {
+                let call = self.host.delete(facet.fork_name());
+                return Either::Left(answer(request, started, call));
+            }
         };
-        async move {
+        Either::Right(async move {
             let outcome = call.await.doing(|| describe(&request));
             (request, started, outcome)
-        }
+        })
     }
 
     /// Sends a call of `batch` turns in the facet of `first`, a transaction each.
@@ -252,7 +262,7 @@ impl Callers {
             while let Some((request, started)) = next.take() {
                 let name = self.handle(request.facet()).name();
                 let ticket = template
-                    .copy_to(&self.store, name, self.log_buffer)
+                    .copy_to(self.host.store(), name, self.log_buffer)
                     .doing(|| describe(&request))?;
                 newest = newest.max(ticket);
                 copied.push((request, started));
@@ -260,7 +270,8 @@ impl Callers {
                     next = load.next();
                 }
             }
-            self.store
+            self.host
+                .store()
                 .wait_durable(newest)
                 .doing(|| "waiting for copies of the template to be durable".to_owned())?;
             for (request, started) in copied {
@@ -282,6 +293,12 @@ impl Client for Callers {
             _ => self.drive_calls(load, first),
         }
     }
+}
+
+/// The answer to a request whose call has nothing to tell but that it is done.
+async fn answer(request: Request, started: Instant, call: Call<()>) -> Answer {
+    let outcome = call.await.doing(|| describe(&request));
+    (request, started, outcome.map(|()| Reply::Done))
 }
 
 fn describe(request: &Request) -> String {

@@ -72,13 +72,17 @@ struct Memory {
     template: Option<Connection>,
 }
 
+fn open_empty(facet: FacetIndex) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_in_memory_with_flags(flags)
+        .doing(|| format!("opening {} in memory", facet.name()))
+}
+
 impl Opener for Memory {
     fn create(&self, facet: FacetIndex) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_in_memory_with_flags(flags)
-            .doing(|| format!("opening {} in memory", facet.name()))?;
+        let mut connection = open_empty(facet)?;
         match &self.template {
             None => self
                 .statements
@@ -92,5 +96,15 @@ impl Opener for Memory {
 
     fn open(&self, facet: FacetIndex) -> Result<Connection> {
         Err(Failure::new(format!("{} was in memory and is gone", facet.name())))
+    }
+
+    fn fork(&self, facet: FacetIndex, open: &Connection) -> Result<Option<Connection>> {
+        let mut fork = open_empty(facet)?;
+        copy_database(open, &mut fork).doing(|| format!("forking {}", facet.name()))?;
+        Ok(Some(fork))
+    }
+
+    fn delete_fork(&self, _: FacetIndex) -> Result<()> {
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Stock SQLite, a file per facet, as most programs keep their tenants today.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use lapidary_benches::process::{DiskUse, descriptor_limit};
 use crate::arguments::ArmName;
 use crate::load::Client;
 use crate::pool::{Opener, Pool};
+use crate::sql::copy_database;
 use crate::workload::{FacetIndex, Share};
 
 /// Descriptors left to the rest of the process when connections take all they may.
@@ -116,10 +117,20 @@ impl Files {
         self.setting.directory.join(facet.name() + ".sqlite")
     }
 
-    fn connect(&self, facet: FacetIndex, more: OpenFlags) -> Result<Connection> {
-        let path = self.path(facet);
+    fn fork_path(&self, facet: FacetIndex) -> PathBuf {
+        self.setting.directory.join(facet.fork_name() + ".sqlite")
+    }
+
+    fn connect(&self, path: &Path, more: OpenFlags) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
-        Connection::open_with_flags(&path, flags).doing(|| format!("opening {}", path.display()))
+        Connection::open_with_flags(path, flags).doing(|| format!("opening {}", path.display()))
+    }
+
+    fn connect_new(&self, path: &Path) -> Result<Connection> {
+        let connection = self.connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        self.set_synchronous(&connection)?;
+        self.set_journal_mode(&connection)?;
+        Ok(connection)
     }
 
     fn set_journal_mode(&self, connection: &Connection) -> Result<()> {
@@ -161,9 +172,7 @@ impl Opener for Files {
             self.copy_template(file, facet)?;
             return self.open(facet);
         }
-        let connection = self.connect(facet, OpenFlags::SQLITE_OPEN_CREATE)?;
-        self.set_synchronous(&connection)?;
-        self.set_journal_mode(&connection)?;
+        let connection = self.connect_new(&self.path(facet))?;
         self.setting
             .statements()
             .create_tables(&connection)
@@ -172,12 +181,31 @@ impl Opener for Files {
     }
 
     fn open(&self, facet: FacetIndex) -> Result<Connection> {
-        let connection = self.connect(facet, OpenFlags::empty())?;
+        let connection = self.connect(&self.path(facet), OpenFlags::empty())?;
         self.set_synchronous(&connection)?;
         // WAL is a property of the file; every other mode is one of the connection.
         if !self.mode.is_wal() {
             self.set_journal_mode(&connection)?;
         }
         Ok(connection)
+    }
+
+    /// A copy by SQLite's own means, since the file alone is not all that was acknowledged.
+    fn fork(&self, facet: FacetIndex, open: &Connection) -> Result<Option<Connection>> {
+        let mut fork = self.connect_new(&self.fork_path(facet))?;
+        copy_database(open, &mut fork).doing(|| format!("forking {}", facet.name()))?;
+        // Closed, it is a single file in every mode.
+        fork.close().map_err(|(_, error)| error).doing(|| format!("forking {}", facet.name()))?;
+        Ok(None)
+    }
+
+    fn delete_fork(&self, facet: FacetIndex) -> Result<()> {
+        let path = self.fork_path(facet);
+        let doing = || format!("deleting {}", path.display());
+        fs::remove_file(&path).doing(doing)?;
+        if self.mode.is_wal() {
+            File::open(&self.setting.directory).and_then(|it| it.sync_all()).doing(doing)?;
+        }
+        Ok(())
     }
 }

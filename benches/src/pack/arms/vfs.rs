@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lapidary_engine::{Environment, Store, StoreOptions};
+use lapidary_engine::{Environment, FacetName, ForkFrom, Store, StoreOptions};
 use lapidary_vfs::{Registration, VfsOptions, take_last_error};
 use rusqlite::{Connection, OpenFlags};
 
@@ -60,6 +60,7 @@ impl Arm for Vfs {
                     template: super::open_template(&self.setting)?,
                     // SQLite knows the VFS as long as somebody holds the registration.
                     _registration: Arc::clone(&self.registration),
+                    store: Arc::clone(&self.store),
                 };
                 Ok(Box::new(Pool::new(
                     opener,
@@ -97,6 +98,7 @@ struct Facets {
     statements: &'static Statements,
     template: Option<Connection>,
     _registration: Arc<Registration>,
+    store: Arc<Store>,
 }
 
 impl Facets {
@@ -127,6 +129,23 @@ impl Opener for Facets {
 
     fn open(&self, facet: FacetIndex) -> Result<Connection> {
         self.connect(facet, OpenFlags::empty())
+    }
+
+    fn fork(&self, facet: FacetIndex, _: &Connection) -> Result<Option<Connection>> {
+        let fork = || -> lapidary_engine::Result<()> {
+            let (from, to) = (FacetName::new(facet.name())?, FacetName::new(facet.fork_name())?);
+            let (_, ticket) = self.store.fork_facet(&from, &to, ForkFrom::Latest)?;
+            self.store.wait_durable(ticket)
+        };
+        fork().doing(|| format!("forking facet {}", facet.name())).map(|()| None)
+    }
+
+    fn delete_fork(&self, facet: FacetIndex) -> Result<()> {
+        let delete = || -> lapidary_engine::Result<()> {
+            let ticket = self.store.delete_facet(&FacetName::new(facet.fork_name())?)?;
+            self.store.wait_durable(ticket)
+        };
+        delete().doing(|| format!("deleting facet {}", facet.fork_name()))
     }
 
     fn explain(&self) -> Option<String> {
