@@ -24,12 +24,17 @@
 //!    after it sends: if the core's emptying missed its message, it finds the mark, and drops what
 //!    is there itself.
 
+mod channel;
+#[cfg(all(test, lapidary_loom))]
+mod interleavings;
+
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
+use channel::sync::atomic::{AtomicBool, Ordering, fence};
+use channel::sync::{Mutex, MutexGuard};
+use channel::{Either, Receiver, Sender, TryRecvError, TrySendError, channels, either};
 
 use crate::task::Task;
 
@@ -76,8 +81,7 @@ pub(crate) enum Event {
 
 /// A mailbox for `calls_max` calls.
 pub(crate) fn mailbox(calls_max: usize) -> (Mailbox, Inbox, DurableSignal) {
-    let (calls, calls_out) = bounded(calls_max);
-    let (token, token_out) = bounded(1);
+    let ((calls, calls_out), (token, token_out)) = channels(calls_max);
     let room = Arc::<Room>::default();
     let signal = DurableSignal(token);
     (
@@ -157,12 +161,10 @@ impl Inbox {
 
     /// Sleeps until there is something to do.
     pub(crate) fn next(&self) -> Event {
-        select! {
-            recv(self.calls) -> message => match message {
-                Ok(task) => Event::Task(task),
-                Err(_) => Event::Stop,
-            },
-            recv(self.durable) -> _ => Event::Durable,
+        match either(&self.calls, &self.durable) {
+            Either::Message(Some(task)) => Event::Task(task),
+            Either::Message(None) => Event::Stop,
+            Either::Token => Event::Durable,
         }
     }
 
@@ -204,7 +206,7 @@ impl Room {
         self.has_ended.load(Ordering::SeqCst)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

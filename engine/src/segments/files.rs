@@ -1,7 +1,6 @@
 //! Segment files: opening, reading, writing, filling.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use rustc_hash::FxHashMap;
 
@@ -10,6 +9,8 @@ use super::forward::Forwards;
 use crate::error::{Error, Result};
 use crate::format::{BLOCK_BYTES, Identity, Malformed, StoredRef};
 use crate::io::{FileName, Io};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{FileNo, SegmentId};
 
 /// Something that is not what its reference says.
@@ -107,7 +108,7 @@ impl SegmentFiles {
         places.forwards.forget_target(segment);
     }
 
-    fn places_mut(&self) -> std::sync::RwLockWriteGuard<'_, Places> {
+    fn places_mut(&self) -> crate::sync::RwLockWriteGuard<'_, Places> {
         self.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,6 +7,8 @@ mod cleaner;
 mod fork;
 mod group;
 mod holders;
+#[cfg(all(test, lapidary_loom))]
+mod interleavings;
 mod limits;
 mod recovery;
 mod references;
@@ -16,8 +18,7 @@ mod superblock;
 mod verify;
 mod worker;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use background::Threads;
 use catalog::Catalog;
@@ -40,6 +41,8 @@ use crate::format::record::{self, CatalogChange};
 use crate::log::Effect;
 use crate::name::FacetName;
 use crate::segments::{DirectoryLock, Purpose};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::types::{FacetId, Lsn, PageSize, StoreId, Ticket, Version};
 
 /// An open store: one log, its segments, and the facets in them.
@@ -468,11 +471,11 @@ impl Drop for Store {
 }
 
 impl Shared {
-    fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+    fn catalog(&self) -> crate::sync::RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn catalog_mut(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
+    fn catalog_mut(&self) -> crate::sync::RwLockWriteGuard<'_, Catalog> {
         self.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 
