@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn below_end<N: PartialOrd>(number: N, end: N) -> Result<N, Malformed> {
+fn below_end<N: Copy + PartialOrd>(number: N, end: N) -> Result<N, Malformed> {
     if number < end { Ok(number) } else { Err(Malformed("a number is at the end of its range")) }
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct Damage {
     pub(crate) malformed: Malformed,
 }
 
+/// Bytes that are read without a look at the length of their file: more than any page has.
+const UNASKED_BYTES_MAX: u32 = 128 << 10;
+
 /// How a segment file gets its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Make {
@@ -190,8 +193,10 @@ impl SegmentFiles {
     ) -> Result<Result<T, Damage>> {
         loop {
             let before = self.place(reference.identity());
-            buffer.resize(reference.len as usize, 0);
-            let read = self.read_at(before.segment, before.offset(), buffer);
+            let read = self.check_length(before, reference.len).and_then(|()| {
+                buffer.resize(reference.len as usize, 0);
+                self.read_at(before.segment, before.offset(), buffer)
+            });
             let malformed = match read.map(|()| decode(buffer)) {
                 Ok(Ok(value)) => return Ok(Ok(value)),
                 Ok(Err(malformed)) => Ok(malformed),
@@ -203,6 +208,19 @@ impl SegmentFiles {
                 });
             }
         }
+    }
+
+    /// Fails, as a read would, if so much cannot be there: before memory is taken for it. What is no
+    /// longer than a page may be read without asking.
+    fn check_length(&self, place: Identity, bytes: u32) -> Result<()> {
+        if bytes <= UNASKED_BYTES_MAX {
+            return Ok(());
+        }
+        let file = self.file_of(place.segment)?;
+        let error = |source| self.error(file, "read", Some(place.offset()), source);
+        let file_bytes = self.get_file(file)?.len().map_err(error)?;
+        let is_there = place.offset() + u64::from(bytes) <= file_bytes;
+        if is_there { Ok(()) } else { Err(error(std::io::ErrorKind::UnexpectedEof.into())) }
     }
 
     /// Fills `bytes` from `offset` of a segment.

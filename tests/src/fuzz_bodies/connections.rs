@@ -124,7 +124,10 @@ impl Bench {
                 0 => self.vacuum(at),
                 1 => drop(small_store::maintain(&self.registration)),
                 2 => {
-                    self.journal_mode(at, chance.pick(&["DELETE", "TRUNCATE", "PERSIST", "MEMORY"]))
+                    self.journal_mode(
+                        at,
+                        chance.pick(&["DELETE", "TRUNCATE", "PERSIST", "MEMORY"]),
+                    );
                 }
                 _ => self.read(at),
             },

@@ -16,12 +16,15 @@ use crate::chance::Chance;
 const BYTES_MAX: u64 = 1 << 20;
 const NAME: &str = "imported";
 
+/// A file, the suffix of what may lie beside it, and that.
+type Database = (Vec<u8>, &'static str, Vec<u8>);
+
 struct Place {
     host: Host,
     facet: FacetHandle,
     directory: TempDir,
     /// Databases to begin with, each with a journal or a log that may lie beside it.
-    databases: Vec<(Vec<u8>, &'static str, Vec<u8>)>,
+    databases: Vec<Database>,
 }
 
 fn place() -> &'static Place {
@@ -40,7 +43,7 @@ fn place() -> &'static Place {
     })
 }
 
-fn databases(directory: &Path) -> rusqlite::Result<Vec<(Vec<u8>, &'static str, Vec<u8>)>> {
+fn databases(directory: &Path) -> rusqlite::Result<Vec<Database>> {
     let pragmas = [
         ("PRAGMA page_size=512; PRAGMA cache_size=2", "-journal"),
         ("PRAGMA page_size=1024; PRAGMA journal_mode=WAL", "-wal"),

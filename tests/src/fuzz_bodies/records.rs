@@ -10,6 +10,8 @@ use crate::sim_disk::SimDisk;
 /// Values that lengths, counts and numbers are at fault with.
 const ODD: [u64; 12] =
     [0, 1, 2, 7, 8, 24, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, 0xFFFF_FFF8, 1 << 63, u64::MAX];
+/// Room on the disk.
+const DISK_FREE_BYTES: u64 = 4 << 20;
 /// Pages that are read of each version, from its start and from its end.
 const PAGES_READ_MAX: u32 = 40;
 
@@ -37,6 +39,8 @@ pub fn records(input: &[u8]) {
 
 /// Opens what is on `disk` as the store it was and uses it.
 pub(super) fn survive(disk: &SimDisk) {
+    // It may say that its segments are of 2 GiB, which a disk in memory has no room for.
+    disk.set_capacity(Some(disk.used_bytes() + DISK_FREE_BYTES));
     match specimen().world.open(disk, false) {
         Ok(store) => use_everything(&store),
         Err(error) => assert!(
