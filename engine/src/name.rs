@@ -116,6 +116,12 @@ impl fmt::Debug for FacetName {
     }
 }
 
+impl AsRef<str> for FacetName {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl fmt::Display for FacetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -120,6 +120,24 @@ fn the_book_has_every_page_and_leads_nowhere_else() {
     }
 }
 
+/// Blocks that begin with `fence`, without it.
+fn blocks<'a>(text: &'a str, fence: &str) -> Vec<&'a str> {
+    let begins = text.split(fence).skip(1);
+    begins.map(|rest| rest.split_once("```").unwrap().0.trim_matches('\n')).collect()
+}
+
+#[test]
+fn the_guide_to_a_service_shows_what_the_example_runs() {
+    let example = read("runtime/examples/http_service.rs");
+    let shown = blocks(&read("docs/EMBEDDING.md"), "```rs\n").join("\n\n");
+    assert!(shown.lines().count() > 200, "{shown}");
+    // Items as they are; between them may stand what the guide leaves out.
+    for item in shown.split("\n}\n") {
+        let item = item.trim_end_matches("\n}").trim_matches('\n');
+        assert!(example.contains(&format!("{item}\n}}\n")), "the example has no\n{item}");
+    }
+}
+
 /// Names after `before` on lines of `source` from `from` to the next line that is `}`.
 fn names<'a>(source: &'a str, from: &str, before: &str) -> Vec<&'a str> {
     let (_, body) = source.split_once(from).unwrap_or_else(|| panic!("no {from}"));
