@@ -128,6 +128,14 @@ impl fmt::Display for FacetName {
     }
 }
 
+/// As its text.
+#[cfg(feature = "serde")]
+impl serde::Serialize for FacetName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl Borrow<str> for FacetName {
     fn borrow(&self) -> &str {
         &self.0

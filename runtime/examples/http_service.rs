@@ -310,14 +310,16 @@ async fn stat(
 ) -> Result<Json<JsonValue>, Failure> {
     let facet = service.tenant(&tenant)?;
     let quota = service.host.quota(facet.name()).await?;
-    let used = service.host.meter(facet.name())?;
+    let usage = facet.usage().await?;
     Ok(Json(json!({
-        "stored_bytes": quota.as_ref().map(|quota| quota.used_bytes),
+        "stored_bytes": usage.stored_bytes,
         "stored_bytes_max": quota.as_ref().map(|quota| quota.limit_bytes),
-        "calls": used.calls,
-        "commits": used.commits,
-        "rows_written": used.rows_written,
-        "busy_us": u64::try_from(used.busy.as_micros()).unwrap_or(u64::MAX),
+        "calls": usage.used.calls,
+        "commits": usage.used.commits,
+        "rows_read": usage.used.rows_read,
+        "rows_written": usage.used.rows_written,
+        "vm_steps": usage.used.vm_steps,
+        "cpu_us": u64::try_from(usage.used.cpu.as_micros()).unwrap_or(u64::MAX),
     })))
 }
 

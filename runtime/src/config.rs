@@ -191,9 +191,11 @@ impl HostConfig {
         self
     }
 
-    /// Statements that take at least this long are told to `tracing` as a warning, with the facet, the
-    /// SQL without the values bound to it, and the time, which SQLite measures in milliseconds.
-    /// Default: none are. It costs two readings of the clock for each statement.
+    /// Statements that take at least this long, from their first step to their reset, are told to
+    /// `tracing` as a warning, `slow statement`, with `facet`, `sql` (its first 1,000 bytes, without the
+    /// values bound to it), `elapsed`, `steps` of SQLite's VM and `rows` given out. What stands in the
+    /// SQL as a literal is in the log. Default: none are. It costs two readings of the clock for each
+    /// statement.
     pub fn slow_statement(mut self, at_least: Duration) -> Self {
         self.slow_statement = Some(at_least);
         self

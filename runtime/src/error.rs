@@ -273,6 +273,14 @@ pub enum HostError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A thread of the host's, other than a core's, could not be started.
+    #[error("the thread {name} could not be started: {source}; the host goes on without it")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// A setting is out of its range.
     #[error("setting {setting}: {reason}")]
     InvalidSetting {
@@ -326,7 +334,7 @@ impl HostError {
             }
             Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
             Self::Closed { .. } => HostErrorKind::Closed,
-            Self::Spawn { .. } => HostErrorKind::Io,
+            Self::Spawn { .. } | Self::Thread { .. } => HostErrorKind::Io,
         }
     }
 

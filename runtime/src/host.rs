@@ -27,6 +27,7 @@ use crate::placement::core_of;
 use crate::readers::Readers;
 use crate::shared::{Names, Shared};
 use crate::stat::{CoreCounters, HostStat};
+use crate::ticker::Tickers;
 
 /// An open store with a thread for each core.
 ///
@@ -141,6 +142,7 @@ impl Host {
             counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
             names: Names::default(),
+            tickers: Tickers::default(),
             process_setup,
             process_id: AtomicU32::new(std::process::id()),
             closed: AtomicBool::new(false),
@@ -401,6 +403,8 @@ fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<(
             Err(_) => break,
         }
     }
+    // What the last calls used is told before the store is closed.
+    shared.tickers.stop();
     // 3. No reader stays open over a closed store.
     shared.readers.close();
     if !busy.is_empty() {

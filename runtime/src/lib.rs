@@ -58,7 +58,8 @@
 //! | `writers` | the open writer connections of a core, least recently used closed first |
 //! | `readers` | pooled read-only connections for any thread |
 //! | `isolation` | what SQL inside a facet may do: [`Isolation`], and how it is kept |
-//! | `meter` | what each facet used, to bill from |
+//! | `meter`, `usage` | what each facet used, to bill from: readings, and a stream of differences |
+//! | `ticker` | threads that do something every so often |
 //! | `config`, `error`, `stat` | settings, what can go wrong, figures |
 //!
 //! # Features
@@ -66,6 +67,7 @@
 //! | feature | default | does |
 //! |---|---|---|
 //! | `cli` | yes | builds the command `lapidary` (`cli/`), so that `cargo install` finds it; the library has nothing of it |
+//! | `serde` | no | figures, meters and snapshots are `serde::Serialize`; a `Duration` as serde has it |
 //!
 //! Who embeds the crate turns default features off and compiles none of what the command needs. SQLite
 //! is always compiled in.
@@ -102,8 +104,10 @@ mod schema;
 mod shared;
 mod stat;
 mod task;
+mod ticker;
 mod transaction;
 mod uri;
+mod usage;
 mod writers;
 
 pub use call::Call;
@@ -122,6 +126,7 @@ pub use once::REQUESTS_REMEMBERED_MAX;
 pub use schema::Schema;
 pub use stat::{CoreStat, HostStat};
 pub use transaction::Transaction;
+pub use usage::{Usage, UsageDelta, UsageStream};
 
 pub use lapidary_engine::{
     Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize, QuotaInfo,

@@ -14,6 +14,7 @@ use crate::mailbox::Mailbox;
 use crate::meter::Meters;
 use crate::readers::Readers;
 use crate::stat::CoreCounters;
+use crate::ticker::Tickers;
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
     pub(crate) aborts: Box<[Aborts]>,
     pub(crate) names: Names,
+    pub(crate) tickers: Tickers,
     pub(crate) process_setup: ProcessSetup,
     /// Never changes outside tests.
     pub(crate) process_id: AtomicU32,

@@ -14,7 +14,7 @@ use crate::abort::Interrupt;
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
 use crate::connection::FacetConnection;
 use crate::error::Result;
-use crate::isolation::Guard;
+use crate::isolation::{Guard, ThreadSpan};
 use crate::schema::Schema;
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
@@ -150,6 +150,7 @@ impl Writers {
         // newer but not older: if it is, `is_current` finds another ticket, and the connection is
         // opened anew.
         let version = facet.latest_ticket();
+        let opening = ThreadSpan::begin();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = FacetConnection::new(self.gate.open(name, flags)?, facet);
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
@@ -159,7 +160,7 @@ impl Writers {
         let meter = self.shared.meters.of(name);
         let watched = Some(Arc::clone(&interrupt));
         let slow = self.slow_statement;
-        let guard = Guard::new(&mut connection, name, policy, meter, watched, slow)?;
+        let guard = Guard::new(&mut connection, opening, name, policy, meter, watched, slow)?;
         Ok(Writer {
             interrupt,
             guard,

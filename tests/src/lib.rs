@@ -62,6 +62,8 @@ mod documents {
     struct Tuning;
     #[doc = include_str!("../../docs/MONITORING.md")]
     struct Monitoring;
+    #[doc = include_str!("../../docs/BILLING.md")]
+    struct Billing;
     #[doc = include_str!("../../docs/ERRORS.md")]
     struct Errors;
 }

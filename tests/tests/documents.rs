@@ -179,7 +179,9 @@ fn every_figure_is_in_the_reference() {
         ("runtime/src/stat.rs", "HostStat", 4),
         ("runtime/src/stat.rs", "CoreStat", 9),
         ("engine/src/store/mod.rs", "StoreStat", 20),
-        ("runtime/src/meter.rs", "MeterReading", 7),
+        ("runtime/src/meter.rs", "MeterReading", 12),
+        ("runtime/src/usage.rs", "Usage", 2),
+        ("runtime/src/usage.rs", "UsageDelta", 3),
     ] {
         let source = read(source);
         let names = names(&source, &format!("pub struct {figures} {{"), "pub ");

@@ -116,6 +116,7 @@ pub struct FacetInfo {
 
 /// Figures of a store at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct StoreStat {
     /// Facets there are.

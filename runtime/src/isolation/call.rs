@@ -4,10 +4,10 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::mem;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use lapidary_vfs::ThreadUse;
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
@@ -58,41 +58,71 @@ pub(crate) fn host_sql(sql: &str) -> String {
     format!("{sql}{}", *MARK)
 }
 
+/// What the thread uses of SQLite from one moment to another. Spans may be one inside another; the outer
+/// one goes without what the inner one has.
+pub(crate) struct ThreadSpan {
+    outer: ThreadUse,
+    has_ended: bool,
+}
+
+impl ThreadSpan {
+    pub(crate) fn begin() -> Self {
+        Self { outer: ThreadUse::default().replace(), has_ended: false }
+    }
+
+    pub(crate) fn end(mut self) -> ThreadUse {
+        self.has_ended = true;
+        self.outer.replace()
+    }
+}
+
+impl Drop for ThreadSpan {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.outer.replace();
+        }
+    }
+}
+
 /// What a call used.
 pub(crate) struct Used {
+    pub(crate) thread: ThreadUse,
+    pub(crate) began: Instant,
     pub(crate) elapsed: Duration,
-    pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) changes_before: u64,
 }
 
 /// A call in progress. One may run inside another: a closure on a core that reads another facet.
 pub(crate) struct Running {
-    outer: Results,
+    results: OuterResults,
+    thread: ThreadSpan,
     began: Instant,
     changes_before: u64,
-    ended: bool,
 }
 
 impl Running {
     pub(super) fn begin((rows_max, bytes_max): (u64, u64), changes_before: u64) -> Self {
         let outer = RESULTS.replace(Results { rows: 0, bytes: 0, rows_max, bytes_max });
-        Self { outer, began: Instant::now(), changes_before, ended: false }
+        let results = OuterResults(outer);
+        let (thread, began) = (ThreadSpan::begin(), Instant::now());
+        Self { results, thread, began, changes_before }
     }
 
-    pub(super) fn end(mut self) -> Used {
-        let Results { rows, bytes, .. } = RESULTS.replace(mem::take(&mut self.outer));
-        self.ended = true;
-        Used { elapsed: self.began.elapsed(), rows, bytes, changes_before: self.changes_before }
+    pub(super) fn end(self) -> Used {
+        let Self { results, thread, began, changes_before } = self;
+        let bytes = RESULTS.get().bytes;
+        drop(results);
+        Used { elapsed: began.elapsed(), thread: thread.end(), began, bytes, changes_before }
     }
 }
 
-impl Drop for Running {
+/// What the call around has returned so far; put back at the end, also if a closure panics.
+struct OuterResults(Results);
+
+impl Drop for OuterResults {
     fn drop(&mut self) {
-        // A closure of a reader panicked.
-        if !self.ended {
-            RESULTS.set(self.outer);
-        }
+        RESULTS.set(self.0);
     }
 }
 

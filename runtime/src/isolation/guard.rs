@@ -10,23 +10,25 @@
 //! text of each statement that begins to run is looked at, and one that holds the reserved prefix
 //! trips the guard like a budget.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lapidary_engine::FacetName;
+use lapidary_vfs::{ThreadUse, watch_statements};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::authorizer::{decide, names_reserved};
-use super::call::{self, Running};
+use super::call::{self, Running, ThreadSpan, Used};
 use super::policy::{Isolation, Rules};
+use super::statements::Statements;
 use crate::abort::Interrupt;
 use crate::error::{Budget, HostError, Result};
-use crate::meter::Meter;
+use crate::meter::{Count, Meter};
 
 /// VM steps between two looks at the budget; some 10 microseconds. SQLite counts them on from one run
 /// of a prepared statement to the next.
@@ -48,8 +50,8 @@ enum Trip {
 /// What the hooks of a connection share. They run on the thread that uses it, one at a time: the
 /// atomics are for the compiler, and never contended.
 #[derive(Debug)]
-struct State {
-    meter: Arc<Meter>,
+pub(super) struct State {
+    pub(super) meter: Arc<Meter>,
     /// Of a writer, whose calls can be aborted.
     interrupt: Option<Arc<Interrupt>>,
     steps_left: AtomicU64,
@@ -57,14 +59,30 @@ struct State {
     deadline: AtomicU64,
     tripped: AtomicU8,
     rename_prepared: AtomicBool,
+    /// What the thread's processor clock and the clock above showed after the first [`STEPS`] of the
+    /// call, in nanoseconds; 0 before.
+    clocks_at: [AtomicU64; 2],
+    /// Bytes of memory that the connection holds.
+    memory_bytes: AtomicI64,
     /// The newest refusal of the authorizer.
     refused: Mutex<Option<String>>,
 }
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NONE)
+}
+
 fn nanos_now() -> u64 {
-    u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(NONE)
+    nanos(EPOCH.elapsed())
+}
+
+/// What the processor's clock of the calling thread shows.
+fn cpu_nanos() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 impl State {
@@ -83,7 +101,7 @@ impl State {
 
     /// Whether the running statement is to be interrupted.
     fn progress(&self) -> bool {
-        self.meter.add_steps(STEPS_EACH);
+        self.note_clocks();
         if call::host_speaks() {
             return false;
         }
@@ -127,7 +145,37 @@ impl State {
         }
     }
 
-    fn begins(&self, sql: &str) {
+    /// Asking the processor's clock takes as long as some hundred VM steps, so short calls do without.
+    fn note_clocks(&self) {
+        let [cpu, wall] = &self.clocks_at;
+        if cpu.load(Ordering::Relaxed) == 0 {
+            cpu.store(cpu_nanos(), Ordering::Relaxed);
+            wall.store(nanos_now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Processor time of a call.
+    fn cpu_nanos(&self, used: &Used) -> u64 {
+        let elapsed = nanos(used.elapsed);
+        let [cpu, wall] = &self.clocks_at;
+        let noted = cpu.load(Ordering::Relaxed);
+        if noted == 0 {
+            return elapsed;
+        }
+        let began = nanos(used.began.saturating_duration_since(*EPOCH));
+        let until_noted = wall.load(Ordering::Relaxed).saturating_sub(began);
+        elapsed.min(until_noted + cpu_nanos().saturating_sub(noted))
+    }
+
+    /// Counts what was used on the thread while the connection was.
+    fn count_thread(&self, used: ThreadUse) {
+        self.meter.add(Count::BytesRead, used.read_bytes);
+        self.meter.add(Count::BytesWritten, used.written_bytes);
+        let before = self.memory_bytes.fetch_add(used.memory_bytes, Ordering::Relaxed);
+        self.meter.note_memory(u64::try_from(before + used.memory_peak_bytes).unwrap_or(0));
+    }
+
+    pub(super) fn begins(&self, sql: &[u8]) {
         if self.rename_prepared.load(Ordering::Relaxed)
             && !call::host_speaks()
             && names_reserved(sql)
@@ -137,7 +185,7 @@ impl State {
     }
 }
 
-/// A connection's policy, in force.
+/// A connection's policy, in force, and its place in the facet's meter.
 #[derive(Debug)]
 pub(crate) struct Guard {
     state: Arc<State>,
@@ -147,9 +195,11 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Puts `policy` in force on `connection`, before anything of the facet's own runs on it.
+    /// Puts `policy` in force on `connection`, before anything of the facet's own runs on it. `opening` is
+    /// the opening of the connection, up to here.
     pub(crate) fn new(
         connection: &mut Connection,
+        opening: ThreadSpan,
         name: &FacetName,
         (policy, generation): (Arc<Isolation>, u64),
         meter: Arc<Meter>,
@@ -163,6 +213,8 @@ impl Guard {
             deadline: AtomicU64::new(NONE),
             tripped: AtomicU8::new(Trip::No as u8),
             rename_prepared: AtomicBool::new(false),
+            clocks_at: [AtomicU64::new(0), AtomicU64::new(0)],
+            memory_bytes: AtomicI64::new(0),
             refused: Mutex::new(None),
         });
         for (limit, most) in &policy.limits {
@@ -174,14 +226,12 @@ impl Guard {
             // SQLite takes a negative number as KiB.
             connection.execute_batch(&format!("PRAGMA cache_size=-{kib}"))?;
         }
-        let mut events = TraceEventCodes::empty();
         if let Some(rules) = &policy.rules {
             harden(connection, rules)?;
             let (rules, with_state) = (rules.clone(), Arc::clone(&state));
             connection.authorizer(Some(move |context: AuthContext<'_>| {
                 with_state.authorize(&rules, &context)
             }))?;
-            events |= TraceEventCodes::SQLITE_TRACE_STMT;
         }
         let with_state = Arc::clone(&state);
         connection.progress_handler(STEPS, Some(move || with_state.progress()))?;
@@ -189,28 +239,18 @@ impl Guard {
         connection.commit_hook(Some(move || {
             let refused = with_state.tripped() != Trip::No;
             if !refused {
-                with_state.meter.add_commit();
+                with_state.meter.add(Count::Commits, 1);
             }
             refused
         }))?;
-        let slow = slow_statement.unwrap_or(Duration::MAX);
-        if slow_statement.is_some() {
-            events |= TraceEventCodes::SQLITE_TRACE_PROFILE;
-        }
-        if !events.is_empty() {
-            let (with_state, facet) = (Arc::clone(&state), name.clone());
-            connection.trace_v2(
-                events,
-                Some(move |event: TraceEvent<'_>| match event {
-                    TraceEvent::Stmt(_, sql) => with_state.begins(sql),
-                    TraceEvent::Profile(statement, elapsed) if elapsed >= slow => {
-                        // Without the values that were bound to it.
-                        tracing::warn!(%facet, sql = %statement.sql(), ?elapsed, "slow statement");
-                    }
-                    _ => {}
-                }),
-            )?;
-        }
+        let statements = Statements::new(
+            Arc::clone(&state),
+            name.clone(),
+            slow_statement,
+            policy.rules.is_some(),
+        );
+        watch_statements(connection, statements)?;
+        state.count_thread(opening.end());
         Ok(Self { state, policy, generation })
     }
 
@@ -237,11 +277,24 @@ impl Guard {
         let steps = policy.call_steps_max.unwrap_or(NONE);
         self.state.steps_left.store(steps, Ordering::Relaxed);
         self.state.trip(Trip::No);
+        self.state.clocks_at[0].store(0, Ordering::Relaxed);
         let most = (
             policy.result_rows_max.unwrap_or(u64::MAX),
             policy.result_bytes_max.unwrap_or(u64::MAX),
         );
         Running::begin(most, connection.total_changes())
+    }
+
+    fn count(&self, connection: &Connection, used: &Used) {
+        let meter = &self.state.meter;
+        meter.add(Count::Calls, 1);
+        meter.add(Count::BusyNanos, nanos(used.elapsed));
+        meter.add(Count::CpuNanos, self.state.cpu_nanos(used));
+        meter.add(Count::BytesReturned, used.bytes);
+        let written = connection.total_changes().saturating_sub(used.changes_before);
+        meter.add(Count::RowsWritten, written);
+        self.state.count_thread(used.thread);
+        meter.note_changed();
     }
 
     /// The call has ended. What the guard refused in it takes the place of what SQLite made of that.
@@ -253,8 +306,7 @@ impl Guard {
         outcome: Result<T>,
     ) -> Result<T> {
         let used = running.end();
-        let written = connection.total_changes().saturating_sub(used.changes_before);
-        self.state.meter.add_call(&used, written);
+        self.count(connection, &used);
         let facet = || name.clone();
         match self.state.tripped() {
             Trip::No => {}

@@ -44,6 +44,7 @@ use crate::gate::GateState;
 use crate::header;
 use crate::scratch::SEVERAL_FILES;
 use crate::stores::{OpenStore, OpenedFacet};
+use crate::thread_use::{add_read, add_written};
 
 /// What an error says about a rollback journal that is switched off.
 const NO_JOURNAL: &str = "journal_mode=OFF is refused: SQLite could not take a failed statement back, and a half-done \
@@ -295,6 +296,7 @@ impl File for DatabaseFile {
             }),
         };
         let filled = filled.map_err(|error| Failure::from_engine(Operation::Read, &error))?;
+        add_read(into.len());
         // No commit of this crate lets such a page in, but the engine takes any. SQLite would refuse
         // it too, without a word.
         if offset == 0 && !self.is_dirty() && into.first_chunk().is_some_and(header::is_wal) {
@@ -335,6 +337,7 @@ impl File for DatabaseFile {
             .write(offset, bytes)
             .map_err(|error| Failure::from_engine(Operation::Write, &error))?;
         self.visible.wrote(offset, bytes);
+        add_written(bytes.len());
         Ok(())
     }
 

@@ -28,6 +28,8 @@ mod forked;
 mod io_methods;
 mod journal;
 mod libraries;
+#[cfg(not(feature = "loadable_extension"))]
+mod memory;
 mod mount;
 mod opened;
 #[cfg(not(feature = "loadable_extension"))]
@@ -36,6 +38,8 @@ mod signals;
 mod slot;
 mod statements;
 mod vfs_methods;
+#[cfg(feature = "bundled")]
+mod watch;
 
 #[cfg(feature = "loadable_extension")]
 pub use api::use_host_sqlite;
@@ -45,6 +49,8 @@ pub(crate) use mount::{Mount, vfs_exists};
 pub(crate) use process::configure;
 pub(crate) use signals::with_signals_blocked;
 pub use statements::close_connection;
+#[cfg(feature = "bundled")]
+pub use watch::{RunningStatement, StatementWatch, watch_statements};
 
 #[cfg(test)]
 mod tests;

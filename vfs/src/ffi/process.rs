@@ -5,10 +5,14 @@ use std::ptr;
 
 use rusqlite::ffi as sqlite;
 
+use super::memory::count_memory;
 use crate::process::ProcessSettings;
 
 /// Applies `settings`; `false` if SQLite is initialised already, and nothing was changed.
 pub(crate) fn configure(settings: &ProcessSettings) -> bool {
+    if !count_memory() {
+        return false;
+    }
     // SAFETY: MEMSTATUS takes one int. SQLite is not in use by other threads, which the caller of
     // `configure_process` sees to; if it was initialised before, the call is refused.
     let code = unsafe {
