@@ -49,6 +49,8 @@ pub struct HostConfig {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) isolation: Isolation,
     pub(crate) slow_statement: Option<Duration>,
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics_interval: Duration,
 }
 
 /// SQLite's own default, which needs no statement at each open.
@@ -72,6 +74,8 @@ impl Default for HostConfig {
             shutdown_timeout: Duration::from_secs(30),
             isolation: Isolation::trusted(),
             slow_statement: None,
+            #[cfg(feature = "metrics")]
+            metrics_interval: Duration::from_secs(5),
         }
     }
 }
@@ -198,6 +202,14 @@ impl HostConfig {
     /// statement.
     pub fn slow_statement(mut self, at_least: Duration) -> Self {
         self.slow_statement = Some(at_least);
+        self
+    }
+
+    /// How often counters and gauges are told to the recorder of the crate `metrics`. Default 5 seconds.
+    /// [`Host::publish_metrics`](crate::Host::publish_metrics) does it at once. With the feature `metrics`.
+    #[cfg(feature = "metrics")]
+    pub fn metrics_interval(mut self, every: Duration) -> Self {
+        self.metrics_interval = every;
         self
     }
 

@@ -14,6 +14,7 @@ use std::thread;
 
 use lapidary_engine::{Facet, FacetName, Store, Ticket, Worker};
 use lapidary_vfs::Gate;
+use tracing::debug_span;
 
 use crate::abort::Epoch;
 use crate::config::HostConfig;
@@ -74,7 +75,7 @@ impl Core {
         let gate = shared.registration.gate(number);
         let writers =
             Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
-        let output = OutputGate::new(Arc::clone(&shared.store));
+        let output = OutputGate::new(Arc::clone(&shared.store), Arc::clone(&counters));
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
         Self { number, writers, gate, output, worker, shared, counters, epoch }
@@ -130,7 +131,12 @@ impl Core {
         event
     }
 
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
     fn serve(&mut self, mut task: Box<dyn Task>) {
+        self.counters.wait.record(task.made().elapsed());
         let ran = panic::catch_unwind(AssertUnwindSafe(|| task.run(self)));
         let ticket = ran.unwrap_or_else(|panic| {
             // A defect here: what the core was about to do is not known. The flag goes up before
@@ -240,6 +246,7 @@ impl Core {
         start: &Start,
         body: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> (Result<T>, Ticket) {
+        let _span = debug_span!("transaction", facet = %name).entered();
         let (outcome, ticket) = self.on_facet(name, start, |writer| {
             let ended = || HostError::TransactionEnded { facet: name.clone() };
             transact(writer, ended, |tx| {

@@ -18,6 +18,7 @@ use crate::call::{Call, Target};
 use crate::config::HostConfig;
 use crate::core_thread::{self, Core};
 use crate::error::{HostError, Result};
+use crate::exported;
 use crate::facet::FacetHandle;
 use crate::files::forget_interrupted;
 use crate::isolation::Policies;
@@ -134,21 +135,25 @@ impl Host {
             ),
             policies,
             meters,
-            store,
             registration,
             mailboxes: mailboxes.into_boxed_slice(),
             mailbox_calls_max: config.mailbox_calls_max,
             mailbox_full: config.mailbox_full,
-            counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
+            counters: (0..cores).map(|core| Arc::new(exported::counters(&store, core))).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
             names: Names::default(),
             tickers: Tickers::default(),
+            #[cfg(feature = "metrics")]
+            told: exported::Told::default(),
             process_setup,
             process_id: AtomicU32::new(std::process::id()),
             closed: AtomicBool::new(false),
             lost: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            store,
         });
         let threads = start_cores(&shared, inboxes, &config)?;
+        #[cfg(feature = "metrics")]
+        exported::start(&shared, config.metrics_interval)?;
         tracing::info!(store = %shared.store.describe(), cores, vfs = %vfs_name, "host open");
         Ok(Self { shared, threads: Mutex::new(Some(threads)), config })
     }
@@ -226,14 +231,9 @@ impl Host {
         Target::new(&self.shared, 0, None).call(move |core: &mut Core| {
             let shared = Arc::clone(&core.shared);
             core.on_catalog(&[], |store| {
-                let cores = shared.counters.iter().zip(&shared.mailboxes).enumerate();
                 Ok(HostStat {
                     store: store.stat(),
-                    cores: cores
-                        .map(|(number, (counters, mailbox))| {
-                            counters.stat(number, mailbox.calls_waiting())
-                        })
-                        .collect(),
+                    cores: shared.core_stats(),
                     idle_readers: shared.readers.idle(),
                     process_setup: shared.process_setup,
                 })

@@ -60,13 +60,16 @@
 //! | `isolation` | what SQL inside a facet may do: [`Isolation`], and how it is kept |
 //! | `meter`, `usage` | what each facet used, to bill from: readings, and a stream of differences |
 //! | `ticker` | threads that do something every so often |
-//! | `config`, `error`, `stat` | settings, what can go wrong, figures |
+//! | `stat`, `snapshot`, `latency` | figures of the cores; a host at a moment; how long calls take |
+//! | `exported` | the figures, for the crate `metrics` |
+//! | `config`, `error` | settings, what can go wrong |
 //!
 //! # Features
 //!
 //! | feature | default | does |
 //! |---|---|---|
 //! | `cli` | yes | builds the command `lapidary` (`cli/`), so that `cargo install` finds it; the library has nothing of it |
+//! | `metrics` | no | counters, gauges and histograms for the crate `metrics` |
 //! | `serde` | no | figures, meters and snapshots are `serde::Serialize`; a `Duration` as serde has it |
 //!
 //! Who embeds the crate turns default features off and compiles none of what the command needs. SQLite
@@ -85,6 +88,7 @@ mod config;
 mod connection;
 mod core_thread;
 mod error;
+mod exported;
 mod facet;
 mod files;
 mod forks;
@@ -92,6 +96,7 @@ mod history;
 mod host;
 mod isolation;
 mod kv;
+mod latency;
 mod line;
 mod mailbox;
 mod meter;
@@ -102,6 +107,7 @@ mod readers;
 mod reserved;
 mod schema;
 mod shared;
+mod snapshot;
 mod stat;
 mod task;
 mod ticker;
@@ -113,6 +119,8 @@ mod writers;
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
 pub use error::{Budget, HostError, HostErrorKind, Result};
+#[cfg(feature = "metrics")]
+pub use exported::{METRICS, Metric, MetricKind};
 pub use facet::FacetHandle;
 pub use files::{
     ExportOptions, FileContent, FileError, FileProgress, FileStep, ImportCheck, ImportOptions,
@@ -121,9 +129,11 @@ pub use files::{
 pub use host::Host;
 pub use isolation::Isolation;
 pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, Kv, KvList, KvTransaction};
+pub use latency::LatencySummary;
 pub use meter::MeterReading;
 pub use once::REQUESTS_REMEMBERED_MAX;
 pub use schema::Schema;
+pub use snapshot::{BusyFacet, HostSnapshot};
 pub use stat::{CoreStat, HostStat};
 pub use transaction::Transaction;
 pub use usage::{Usage, UsageDelta, UsageStream};

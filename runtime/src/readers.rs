@@ -13,6 +13,7 @@ use hashlink::LruCache;
 use lapidary_engine::{Bookmark, Error, Facet, FacetName, Store};
 use lapidary_vfs::facet_uri;
 use rusqlite::{Connection, OpenFlags, TransactionState};
+use tracing::debug_span;
 
 use crate::config::HostConfig;
 use crate::connection::FacetConnection;
@@ -267,6 +268,7 @@ impl Readers {
     }
 
     fn connect(&self, name: &FacetName, uri: String, facet: Arc<Facet>) -> Result<Reader> {
+        let _span = debug_span!("open", facet = %name).entered();
         let opening = ThreadSpan::begin();
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX

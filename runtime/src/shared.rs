@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) aborts: Box<[Aborts]>,
     pub(crate) names: Names,
     pub(crate) tickers: Tickers,
+    #[cfg(feature = "metrics")]
+    pub(crate) told: crate::exported::Told,
     pub(crate) process_setup: ProcessSetup,
     /// Never changes outside tests.
     pub(crate) process_id: AtomicU32,

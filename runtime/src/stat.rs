@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary_engine::StoreStat;
 use lapidary_vfs::ProcessSetup;
 
+use crate::latency::{Latency, LatencySummary};
+
 /// Figures of a host at a moment, held back until what they tell is durable.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -21,6 +23,7 @@ pub struct HostStat {
 
 /// Figures of one core. Counts are since the host was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CoreStat {
     /// The core's number, from 0.
@@ -41,6 +44,10 @@ pub struct CoreStat {
     pub evicted_facets: u64,
     /// Closures that panicked.
     pub panics: u64,
+    /// How long calls took, from their making to the leaving of their replies.
+    pub latency: LatencySummary,
+    /// How long they waited before they ran; part of it.
+    pub wait: LatencySummary,
 }
 
 /// Written by one core's thread, read by any.
@@ -53,12 +60,14 @@ pub(crate) struct CoreCounters {
     pub(crate) opened_facets: AtomicU64,
     pub(crate) evicted_facets: AtomicU64,
     pub(crate) panics: AtomicU64,
+    pub(crate) latency: Latency,
+    pub(crate) wait: Latency,
 }
 
 const NOT_PINNED: u64 = u64::MAX;
 
-impl Default for CoreCounters {
-    fn default() -> Self {
+impl CoreCounters {
+    pub(crate) fn new(latency: Latency, wait: Latency) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             pinned_to: AtomicU64::new(NOT_PINNED),
@@ -68,11 +77,11 @@ impl Default for CoreCounters {
             opened_facets: zero(),
             evicted_facets: zero(),
             panics: zero(),
+            latency,
+            wait,
         }
     }
-}
 
-impl CoreCounters {
     pub(crate) fn stat(&self, core: usize, calls_waiting: usize) -> CoreStat {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let pinned_to = read(&self.pinned_to);
@@ -86,6 +95,8 @@ impl CoreCounters {
             opened_facets: read(&self.opened_facets),
             evicted_facets: read(&self.evicted_facets),
             panics: read(&self.panics),
+            latency: Latency::summary([&self.latency]),
+            wait: Latency::summary([&self.wait]),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A call on its way through a core: work to run, then a reply to release.
 
+use std::time::Instant;
+
 use lapidary_engine::{FacetName, Ticket};
+use tracing::{Span, debug_span, field};
 
 use crate::core_thread::Core;
 use crate::error::{HostError, Result};
@@ -8,6 +11,9 @@ use crate::error::{HostError, Result};
 /// What a mailbox carries and the output gate holds. One allocation serves both ways: the result
 /// stays in the task until it may leave.
 pub(crate) trait Task: Send {
+    /// When the call was made.
+    fn made(&self) -> Instant;
+
     /// Runs the work and keeps its result. The reply may leave when the returned ticket is durable.
     fn run(&mut self, core: &mut Core) -> Ticket;
 
@@ -20,6 +26,9 @@ pub(crate) struct Job<T, W> {
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
     facet: Option<FacetName>,
+    made: Instant,
+    /// From the making of the call to the leaving of its reply; entered while it runs.
+    span: Span,
 }
 
 impl<T, W> Job<T, W>
@@ -32,7 +41,9 @@ where
         reply: oneshot::Sender<Result<T>>,
         work: W,
     ) -> Box<dyn Task> {
-        Box::new(Self { work: Some(work), outcome: None, reply, facet })
+        let name = facet.as_ref().map(field::display);
+        let span = debug_span!("call", facet = name, core = field::Empty);
+        Box::new(Self { work: Some(work), outcome: None, reply, facet, made: Instant::now(), span })
     }
 }
 
@@ -41,7 +52,14 @@ where
     T: Send + 'static,
     W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
 {
+    fn made(&self) -> Instant {
+        self.made
+    }
+
     fn run(&mut self, core: &mut Core) -> Ticket {
+        let span = self.span.clone();
+        span.record("core", core.number());
+        let _entered = span.enter();
         let Some(work) = self.work.take() else { return Ticket::DURABLE };
         let (outcome, ticket) = work(core);
         self.outcome = Some(outcome);

@@ -9,6 +9,7 @@ use hashlink::LruCache;
 use lapidary_engine::{Error, FacetName, Ticket};
 use lapidary_vfs::Gate;
 use rusqlite::{Connection, OpenFlags};
+use tracing::debug_span;
 
 use crate::abort::Interrupt;
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
@@ -138,6 +139,7 @@ impl Writers {
     }
 
     fn open_writer(&self, name: &FacetName) -> Result<Writer> {
+        let _span = debug_span!("open", facet = %name).entered();
         let store = &self.shared.store;
         let renamed = self.shared.names.for_open();
         let facet = store.open_or_create_facet(name)?;

@@ -177,7 +177,9 @@ fn every_setting_is_in_the_reference() {
 fn every_figure_is_in_the_reference() {
     for (source, figures, at_least) in [
         ("runtime/src/stat.rs", "HostStat", 4),
-        ("runtime/src/stat.rs", "CoreStat", 9),
+        ("runtime/src/stat.rs", "CoreStat", 11),
+        ("runtime/src/latency.rs", "LatencySummary", 6),
+        ("runtime/src/snapshot.rs", "HostSnapshot", 8),
         ("engine/src/store/mod.rs", "StoreStat", 20),
         ("runtime/src/meter.rs", "MeterReading", 12),
         ("runtime/src/usage.rs", "Usage", 2),
@@ -187,6 +189,23 @@ fn every_figure_is_in_the_reference() {
         let names = names(&source, &format!("pub struct {figures} {{"), "pub ");
         all_named("docs/METRICS.md", &names, at_least);
     }
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let text = read("docs/METRICS.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `lapidary_"));
+    let shown: BTreeSet<String> = rows.map(str::to_owned).collect();
+    let row = |metric: &lapidary::Metric| {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let (name, unit, what) = (metric.name, metric.unit.as_str(), metric.description);
+        format!(
+            "| `{name}` | {kind} | {unit} | {} | {what} |",
+            if metric.is_per_core { "yes" } else { "" }
+        )
+    };
+    let told: BTreeSet<String> = lapidary::METRICS.iter().map(row).collect();
+    assert_eq!(shown, told);
 }
 
 #[test]

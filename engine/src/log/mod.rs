@@ -351,6 +351,7 @@ impl Lead<'_> {
 
     /// As [`flush`](Self::flush), keeping the lead: nothing becomes durable until it is dropped.
     pub(crate) fn flush_in_lead(&mut self, segments: &Segments) -> Result<()> {
+        let _span = tracing::debug_span!("flush").entered();
         self.log.check_usable()?;
         let _unwinding = self.log.poison_if_unwinding();
         self.writer.flush(self.log, segments).map_err(|error| self.log.poison(&error))

@@ -116,6 +116,7 @@ impl Shared {
     }
 
     pub(super) fn checkpoint_with(&self, checkpointer: &mut Checkpointer) -> Result<()> {
+        let _span = tracing::debug_span!("checkpoint").entered();
         let core = &self.core;
         // If anything below panics, what was captured is in no checkpoint and never will be.
         let _unwinding = core.log.poison_if_unwinding();
