@@ -105,6 +105,26 @@ impl Target {
 ///
 /// Dropping a call that was sent does not stop it: it runs to its end and the reply is discarded.
 /// One that still waits for room is dropped unrun.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// let facet = host.facet("agents/42")?;
+/// facet.execute("CREATE TABLE note(body)", ()).wait()?;
+/// // On their way together: they share a sync.
+/// let calls: Vec<_> =
+///     (0..10).map(|n| facet.execute("INSERT INTO note VALUES (?1)", [n])).collect();
+/// for call in calls {
+///     call.wait()?;
+/// }
+/// // Or as futures, on any executor.
+/// let count = pollster::block_on(async {
+///     facet.query("SELECT count(*) FROM note", (), |row| row.get::<_, i64>(0)).await
+/// })?;
+/// assert_eq!(count, [10]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "wait for the call or await it to learn its outcome"]
 pub struct Call<T> {
     state: State<T>,
@@ -166,6 +186,23 @@ impl<T> Call<T> {
     /// The reply if it is there, without waiting. `None` if it is not, or was taken before.
     ///
     /// A call that met a full mailbox is sent if there is room now.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// let mut call = facet.execute("CREATE TABLE note(body)", ());
+    /// let outcome = loop {
+    ///     match call.try_wait() {
+    ///         Some(outcome) => break outcome,
+    ///         None => std::thread::yield_now(), // something else to do
+    ///     }
+    /// };
+    /// outcome?;
+    /// assert!(call.try_wait().is_none(), "it was taken");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_wait(&mut self) -> Option<Result<T>> {
         match self.advance(Waker::noop()) {
             Poll::Ready(outcome) => outcome,

@@ -190,6 +190,16 @@ impl HostConfig {
 
     /// What SQL inside facets may do, unless [`Host::set_isolation`](crate::Host::set_isolation) says
     /// otherwise. Default: [`Isolation::trusted`], everything but `ATTACH`.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind, Isolation};
+    /// let config = HostConfig::new().isolation(Isolation::untrusted());
+    /// # let directory = tempfile::tempdir()?;
+    /// let host = Host::open(directory.path().join("store"), config)?;
+    /// let refused = host.facet("agents/42")?.execute("PRAGMA writable_schema = on", ()).wait();
+    /// assert_eq!(refused.unwrap_err().kind(), HostErrorKind::NotAllowed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn isolation(mut self, policy: Isolation) -> Self {
         self.isolation = policy;
         self
@@ -200,6 +210,16 @@ impl HostConfig {
     /// values bound to it), `elapsed`, `steps` of SQLite's VM and `rows` given out. What stands in the
     /// SQL as a literal is in the log. Default: none are. It costs two readings of the clock for each
     /// statement.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// use std::time::Duration;
+    ///
+    /// let config = HostConfig::new().slow_statement(Duration::from_millis(100));
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), config)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn slow_statement(mut self, at_least: Duration) -> Self {
         self.slow_statement = Some(at_least);
         self

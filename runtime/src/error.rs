@@ -293,12 +293,45 @@ pub enum HostError {
 
 impl HostError {
     /// For closures: gives the transaction up for a reason of the caller's own.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// #[derive(Debug, thiserror::Error)]
+    /// #[error("only {left} left")]
+    /// struct Overdrawn {
+    ///     left: i64,
+    /// }
+    ///
+    /// let account = host.facet("accounts/7")?;
+    /// let refused = account.transaction(|_| Err::<(), _>(HostError::abort(Overdrawn { left: 3 }))).wait();
+    /// let Err(HostError::Aborted { source, .. }) = refused else { panic!("{refused:?}") };
+    /// assert_eq!(source.downcast_ref::<Overdrawn>().map(|overdrawn| overdrawn.left), Some(3));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn abort(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Aborted { facet: None, source: reason.into() }
     }
 
     /// What the caller can do.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// facet.execute("CREATE TABLE t(x UNIQUE)", ()).wait()?;
+    /// let insert = || facet.execute("INSERT INTO t VALUES (1)", ()).wait();
+    /// insert()?;
+    /// match insert().unwrap_err() {
+    ///     error if error.kind() == HostErrorKind::Retry => { /* later again */ }
+    ///     error if error.kind() == HostErrorKind::Statement => println!("refused: {error}"),
+    ///     error => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> HostErrorKind {
         match self {
@@ -339,6 +372,19 @@ impl HostError {
     }
 
     /// The error of SQLite, if it is one.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// use lapidary::rusqlite::ErrorCode;
+    ///
+    /// let error = host.facet("a")?.execute("INSERT INTO nowhere VALUES (1)", ()).wait().unwrap_err();
+    /// let code = error.sqlite_error().and_then(|error| error.sqlite_error_code());
+    /// assert_eq!(code, Some(ErrorCode::Unknown)); // SQLITE_ERROR
+    /// assert!(error.to_string().contains("no such table: nowhere"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn sqlite_error(&self) -> Option<&rusqlite::Error> {
         match self {

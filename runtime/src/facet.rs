@@ -24,6 +24,18 @@ use crate::transaction::Transaction;
 ///
 /// A handle stands for the name: after a deletion or renaming it stands for the facet that has the
 /// name then, and a call that runs on a core creates one.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// let facet = host.facet("agents/42")?;
+/// let same = facet.clone();
+/// std::thread::spawn(move || same.execute("CREATE TABLE note(body)", ()).wait()).join().unwrap()?;
+/// assert_eq!(facet.name().as_str(), "agents/42");
+/// assert!(facet.query("SELECT body FROM note", (), |_| Ok(())).wait()?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct FacetHandle {
     pub(crate) name: FacetName,
@@ -50,6 +62,31 @@ impl FacetHandle {
     /// ahead of `schema` is refused with [`HostError::SchemaTooNew`](crate::HostError::SchemaTooNew).
     ///
     /// [`read`](Self::read) runs no steps: it sees what is there.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError, Schema};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let first = Schema::new().sql("CREATE TABLE note(body TEXT NOT NULL)");
+    /// let agent = host.facet("agents/42")?;
+    /// agent.with_schema(&first).execute("INSERT INTO note VALUES ('hello')", ()).wait()?;
+    ///
+    /// // A later version of the program: the step that is missing runs when the facet is next used.
+    /// let second = first.clone().step(|tx| {
+    ///     tx.execute_batch("ALTER TABLE note ADD COLUMN length INTEGER")?;
+    ///     tx.execute("UPDATE note SET length = length(body)", ())?;
+    ///     Ok(())
+    /// });
+    /// let length = agent
+    ///     .with_schema(&second)
+    ///     .query("SELECT length FROM note", (), |row| row.get::<_, i64>(0))
+    ///     .wait()?;
+    /// assert_eq!(length, [5]);
+    /// // The earlier version is refused from then on.
+    /// let behind = agent.with_schema(&first).execute("DELETE FROM note", ()).wait();
+    /// assert!(matches!(behind, Err(HostError::SchemaTooNew { found: 2, known: 1, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn with_schema(&self, schema: &Schema) -> Self {
         Self { schema: Some(schema.clone()), ..self.clone() }
@@ -80,6 +117,19 @@ impl FacetHandle {
 
     /// Replies when everything that ran on the facet before it is durable, also what was not
     /// [confirmed](Self::unconfirmed).
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let sensor = host.facet("sensors/1")?;
+    /// let fast = sensor.unconfirmed();
+    /// fast.execute("CREATE TABLE sample(value)", ()).wait()?;
+    /// fast.execute("INSERT INTO sample VALUES (21.5)", ()).wait()?;
+    /// // So far a crash could take both.
+    /// sensor.sync().wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&self) -> Call<()> {
         self.target.call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
@@ -118,6 +168,15 @@ impl FacetHandle {
 
     /// Runs statements one after the other, each in a transaction of its own unless they hold BEGIN
     /// and COMMIT; ends at the first error.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// facet.execute_batch("CREATE TABLE a(x); CREATE TABLE b(y); INSERT INTO a VALUES (1)").wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn execute_batch(&self, sql: impl Into<Cow<'static, str>>) -> Call<()> {
         let sql = sql.into();
         self.run(move |connection| Ok(connection.execute_batch(&sql)?))
@@ -200,6 +259,21 @@ impl FacetHandle {
     /// `ATTACH` is refused on a host's connections, since it would reach a facet past the core in
     /// charge; so is `VACUUM`, which attaches a database to copy to. `PRAGMA incremental_vacuum`
     /// works.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// let pages = facet
+    ///     .run(|connection| {
+    ///         connection.execute_batch("CREATE TABLE t(x)")?;
+    ///         Ok(connection.query_row("PRAGMA page_count", (), |row| row.get::<_, i64>(0))?)
+    ///     })
+    ///     .wait()?;
+    /// assert_eq!(pages, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run<T, F>(&self, body: F) -> Call<T>
     where
         T: Send + 'static,
@@ -224,6 +298,22 @@ impl FacetHandle {
     ///
     /// It blocks for the reads themselves alone. From a closure that runs on a core it may be called
     /// too.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// facet.execute_batch("CREATE TABLE note(body); INSERT INTO note VALUES ('hello')").wait()?;
+    /// // On this thread, in one snapshot: both statements see the same version.
+    /// let (count, first) = facet.read(|connection| {
+    ///     let count = connection.query_row("SELECT count(*) FROM note", (), |row| row.get::<_, i64>(0))?;
+    ///     let first = connection.query_row("SELECT body FROM note", (), |row| row.get::<_, String>(0))?;
+    ///     Ok((count, first))
+    /// })?;
+    /// assert_eq!((count, first.as_str()), (1, "hello"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// Those of `body`; [`NotFound`](crate::HostErrorKind::NotFound) if the facet does not exist.

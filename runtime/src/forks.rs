@@ -54,6 +54,18 @@ impl Host {
     ///
     /// Otherwise as [`fork`](Self::fork), and with
     /// [`InvalidInput`](crate::HostErrorKind::InvalidInput) if `to` is within `from`.
+    ///
+    /// ```
+    /// # use lapidary::{ForkFrom, Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("site")?.execute("CREATE TABLE page(body)", ()).wait()?;
+    /// host.facet("site/comments")?.execute("CREATE TABLE comment(body)", ()).wait()?;
+    /// let forks = host.fork_subtree("site", "preview", ForkFrom::Latest).wait()?;
+    /// let names: Vec<_> = forks.iter().map(|name| name.as_str()).collect();
+    /// assert_eq!(names, ["preview", "preview/comments"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fork_subtree(
         &self,
         from: impl AsRef<str>,
@@ -97,6 +109,18 @@ impl Host {
     }
 
     /// The quota that was set on `name` itself, and what of it is used.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.set_quota("tenants/acme", Some(1 << 20)).wait()?;
+    /// host.facet("tenants/acme/7")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// let quota = host.quota("tenants/acme").wait()?.expect("it was set");
+    /// assert_eq!((quota.used_bytes, quota.limit_bytes), (8192, 1 << 20));
+    /// assert!(host.quota("tenants").wait()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn quota(&self, name: impl AsRef<str>) -> Call<Option<QuotaInfo>> {
         self.on_checked(name.as_ref(), |store, name| Ok(store.quota(name)))
     }
@@ -104,6 +128,23 @@ impl Host {
     /// Says how much history the facet `name` and everything below it keep, unless a name further
     /// down says otherwise; `None`: what the name above says, or the default of the store's
     /// [`Tunables`](crate::Tunables). There need not be such a facet yet.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, Retention};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// use std::time::Duration;
+    ///
+    /// let week = Retention { bytes: 1 << 30, age: Duration::from_secs(7 * 24 * 3600) };
+    /// host.set_retention("tenants", Some(week)).wait()?;
+    /// let acme = host.facet("tenants/acme")?;
+    /// acme.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// let before = acme.bookmark().wait()?;
+    /// acme.execute("DROP TABLE t", ()).wait()?;
+    /// acme.restore(before).wait()?;
+    /// acme.execute("INSERT INTO t VALUES (1)", ()).wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_retention(&self, name: impl AsRef<str>, retention: Option<Retention>) -> Call<()> {
         self.on_checked(name.as_ref(), move |store, name| {
             store.set_retention(name, retention)?;
@@ -112,6 +153,17 @@ impl Host {
     }
 
     /// The retention that was set on `name` itself.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, Retention};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// assert!(host.retention("tenants").wait()?.is_none());
+    /// let hour = Retention { bytes: 1 << 20, age: std::time::Duration::from_secs(3600) };
+    /// host.set_retention("tenants", Some(hour)).wait()?;
+    /// assert_eq!(host.retention("tenants").wait()?.map(|kept| kept.bytes), Some(1 << 20));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn retention(&self, name: impl AsRef<str>) -> Call<Option<Retention>> {
         self.on_checked(name.as_ref(), |store, name| Ok(store.retention(name)))
     }

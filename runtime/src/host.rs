@@ -35,6 +35,28 @@ use crate::ticker::Tickers;
 /// Dropping it shuts it down; [`shutdown`](Self::shutdown) does the same and tells of errors.
 /// [`FacetHandle`]s may outlive it: their calls then fail with
 /// [`Closed`](crate::HostErrorKind::Closed).
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// // One for the process and the store; threads share it.
+/// let host = std::sync::Arc::new(host);
+/// let threads: Vec<_> = (0..4)
+///     .map(|n| {
+///         let host = std::sync::Arc::clone(&host);
+///         std::thread::spawn(move || {
+///             host.facet(format!("tenant-{n}"))?.execute("CREATE TABLE t(x)", ()).wait()
+///         })
+///     })
+///     .collect();
+/// for thread in threads {
+///     thread.join().unwrap()?;
+/// }
+/// assert_eq!(host.list(None, None, 10).wait()?.len(), 4);
+/// host.shutdown()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
@@ -71,6 +93,18 @@ impl Host {
     }
 
     /// Opens a store in an environment of the caller's, such as files in memory.
+    ///
+    /// ```
+    /// # use lapidary::{Environment, Host, HostConfig};
+    /// use std::sync::Arc;
+    /// use lapidary_engine::MemoryIo;
+    ///
+    /// // A store in memory, for tests.
+    /// let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+    /// let host = Host::open_in(environment, HostConfig::new())?;
+    /// host.facet("a")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -171,6 +205,18 @@ impl Host {
     /// its readers are refused from then on.
     ///
     /// The call fails with [`NotFound`](crate::HostErrorKind::NotFound) if there is nothing.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("tenants/acme")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// host.facet("tenants/acme/logs")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// host.delete("tenants/acme").wait()?; // both
+    /// assert!(host.list(Some("tenants"), None, 10).wait()?.is_empty());
+    /// assert_eq!(host.delete("tenants/acme").wait().unwrap_err().kind(), HostErrorKind::NotFound);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn delete(&self, name: impl AsRef<str>) -> Call<()> {
         let name = match checked(name.as_ref()) {
             Ok(name) => name,
@@ -191,6 +237,17 @@ impl Host {
     /// The call fails with [`NotFound`](crate::HostErrorKind::NotFound) if there is nothing named
     /// `from`, and with [`AlreadyExists`](crate::HostErrorKind::AlreadyExists) if there is something
     /// named `to`.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("drafts/7")?.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)").wait()?;
+    /// host.rename("drafts/7", "published/7").wait()?;
+    /// let found = host.facet("published/7")?.query("SELECT x FROM t", (), |row| row.get::<_, i64>(0));
+    /// assert_eq!(found.wait()?, [1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rename(&self, from: impl AsRef<str>, to: impl AsRef<str>) -> Call<()> {
         let (from, to) = match (checked(from.as_ref()), checked(to.as_ref())) {
             (Ok(from), Ok(to)) => (from, to),
@@ -201,6 +258,25 @@ impl Host {
 
     /// At most `limit` facets within `prefix` (all if `None`), in the order of their names, from the
     /// one that follows `after`.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// for n in 0..5 {
+    ///     host.facet(format!("agents/{n}"))?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// }
+    /// // In pages of two.
+    /// let (mut names, mut after) = (Vec::new(), None::<String>);
+    /// loop {
+    ///     let page = host.list(Some("agents"), after.as_deref(), 2).wait()?;
+    ///     let Some(last) = page.last() else { break };
+    ///     after = Some(last.name.to_string());
+    ///     names.extend(page.into_iter().map(|facet| facet.name.to_string()));
+    /// }
+    /// assert_eq!(names, ["agents/0", "agents/1", "agents/2", "agents/3", "agents/4"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn list(
         &self,
         prefix: Option<&str>,
@@ -222,11 +298,34 @@ impl Host {
 
     /// Replies when everything that calls on any facet were answered for is durable, also what was
     /// not [confirmed](FacetHandle::unconfirmed).
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// for n in 0..3 {
+    ///     let fast = host.facet(format!("sensor-{n}"))?.unconfirmed();
+    ///     fast.execute("CREATE TABLE sample(value)", ()).wait()?;
+    /// }
+    /// host.sync().wait()?; // now all three are durable
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&self) -> Call<()> {
         Target::new(&self.shared, 0, None).call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
 
     /// Figures of the store and of each core.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("agents/42")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// let stat = host.stat().wait()?;
+    /// assert_eq!((stat.store.facets, stat.store.commits), (1, 1));
+    /// assert_eq!(stat.cores.iter().map(|core| core.opened_facets).sum::<u64>(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stat(&self) -> Call<HostStat> {
         Target::new(&self.shared, 0, None).call(move |core: &mut Core| {
             let shared = Arc::clone(&core.shared);
@@ -263,6 +362,19 @@ impl Host {
 
     /// Runs every call that was sent, waits until all is durable, closes every connection and the
     /// store. Calls made meanwhile or later are refused. Doing it again does nothing.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// let sent = facet.execute("CREATE TABLE t(x)", ());
+    /// host.shutdown()?;
+    /// sent.wait()?; // what was sent before has run, and is durable
+    /// let late = facet.execute("INSERT INTO t VALUES (1)", ()).wait();
+    /// assert_eq!(late.unwrap_err().kind(), HostErrorKind::Closed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`HostError::ShutdownTimeout`]; failures of the store, after which opening it again recovers

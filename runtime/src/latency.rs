@@ -11,6 +11,17 @@ const NANOS_POWER: u8 = 40;
 
 /// How long something took, over many times. Quantiles are upper bounds, at most 4 % above the exact
 /// ones.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// host.facet("agents/42")?.execute("CREATE TABLE t(x)", ()).wait()?;
+/// let latency = host.snapshot(0).latency;
+/// assert_eq!(latency.count, 1);
+/// assert!(latency.p50 <= latency.max);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -10,6 +10,22 @@ use crate::isolation::transaction as statements;
 
 /// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
 /// BEGIN and an end that the closure's result decides.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// let balance = host
+///     .facet("accounts/7")?
+///     .transaction(|tx| {
+///         tx.execute_batch("CREATE TABLE account(balance); INSERT INTO account VALUES (100)")?;
+///         tx.kv().put("opened", "2026-01-01")?;
+///         Ok(tx.query_row("SELECT balance FROM account", (), |row| row.get::<_, i64>(0))?)
+///     })
+///     .wait()?;
+/// assert_eq!(balance, 100);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Transaction<'connection> {
     connection: &'connection Connection,

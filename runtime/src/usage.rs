@@ -46,6 +46,19 @@ pub struct UsageDelta {
 
 /// Deltas as they come; see [`Host::usage_stream`]. Blocks between them as an iterator does, and ends when
 /// the host was shut down.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// use std::time::Duration;
+///
+/// let stream = host.usage_stream(Duration::from_millis(1), 10)?;
+/// host.facet("tenants/acme")?.execute("CREATE TABLE t(x)", ()).wait()?;
+/// let batch = stream.next_within(Duration::from_secs(30)).expect("a batch within a millisecond or so");
+/// assert_eq!((batch[0].facet.as_str(), batch[0].used.calls), ("tenants/acme", 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct UsageStream {
     batches: Receiver<Vec<UsageDelta>>,
