@@ -123,7 +123,7 @@
 //! | `stores` | a VFS that opens stores by their paths and shares them |
 //! | `thread_use` | what a thread has read, written, and holds in memory |
 //! | `side_files`, `scratch` | journals and temporary files |
-//! | `ffi` | all unsafe code: C methods, panic barrier, registration |
+//! | `ffi` | all unsafe code: C methods, panic barrier, registration, the watch on statements, the count of memory |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
 //! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
 

@@ -48,7 +48,7 @@ impl StatementWatch for Statements {
         }
         let id = statement.id();
         match self.running.iter().position(|run| run.statement == id) {
-            // A trigger of a statement that runs.
+            // Of a trigger, in a statement that runs.
             Some(_) if sql.starts_with(b"--") => return,
             // What had this place before was never told to end.
             Some(at) => drop(self.running.swap_remove(at)),

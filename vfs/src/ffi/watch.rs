@@ -12,7 +12,8 @@ use super::barrier::guard_value;
 /// Is told of the statements of a connection; see [`watch_statements`]. Its methods must not use the
 /// connection.
 pub trait StatementWatch: Send + 'static {
-    /// A statement begins, or within it a trigger: then `sql` is `--` and the trigger's name.
+    /// A statement begins; or within it a trigger or one of a trigger's statements, of which `sql` is a
+    /// comment that begins with `--`.
     fn begins(&mut self, statement: &RunningStatement<'_>, sql: &[u8]);
 
     /// A statement gives out a row.

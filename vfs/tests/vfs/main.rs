@@ -19,3 +19,4 @@ mod quota;
 mod refusals;
 mod root_hash;
 mod transactions;
+mod watch;
