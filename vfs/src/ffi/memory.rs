@@ -28,16 +28,8 @@ pub(super) fn count_memory() -> bool {
     if OWN.get().is_some() {
         return true;
     }
-    let mut methods = sqlite::sqlite3_mem_methods {
-        xMalloc: None,
-        xFree: None,
-        xRealloc: None,
-        xSize: None,
-        xRoundup: None,
-        xInit: None,
-        xShutdown: None,
-        pAppData: ptr::null_mut(),
-    };
+    // SAFETY: functions, each of which may be missing, and a pointer: all of them null is a value.
+    let mut methods: sqlite::sqlite3_mem_methods = unsafe { std::mem::zeroed() };
     // SAFETY: GETMALLOC fills in one structure of methods, which is given. SQLite is not in use by
     // other threads, which the caller of `configure_process` sees to.
     let code = unsafe { sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_GETMALLOC, &raw mut methods) };
