@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapidary_engine::StoreOptions;
 use lapidary_vfs::{ProcessSettings, VfsOptions};
 
+use crate::alarms::AlarmHandler;
 use crate::error::{HostError, Result};
 use crate::isolation::Isolation;
 
@@ -49,6 +50,7 @@ pub struct HostConfig {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) isolation: Isolation,
     pub(crate) slow_statement: Option<Duration>,
+    pub(crate) on_alarm: Option<AlarmHandler>,
 }
 
 /// SQLite's own default, which needs no statement at each open.
@@ -72,6 +74,7 @@ impl Default for HostConfig {
             shutdown_timeout: Duration::from_secs(30),
             isolation: Isolation::trusted(),
             slow_statement: None,
+            on_alarm: None,
         }
     }
 }
@@ -196,6 +199,13 @@ impl HostConfig {
     /// Default: none are. It costs two readings of the clock for each statement.
     pub fn slow_statement(mut self, at_least: Duration) -> Self {
         self.slow_statement = Some(at_least);
+        self
+    }
+
+    /// What runs when an [alarm](crate::Alarms) is due. Default: nothing, and alarms wait until the store
+    /// is opened by a host with a handler. It takes one thread more.
+    pub fn on_alarm(mut self, handler: AlarmHandler) -> Self {
+        self.on_alarm = Some(handler);
         self
     }
 

@@ -73,7 +73,7 @@ impl Core {
         let counters = Arc::clone(&shared.counters[number]);
         let gate = shared.registration.gate(number);
         let writers =
-            Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
+            Writers::new(number, Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
         let output = OutputGate::new(Arc::clone(&shared.store));
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
@@ -262,6 +262,11 @@ impl Core {
             }
             Err(error) => (Err(error), ticket),
         }
+    }
+
+    /// The epoch of a call that is made now.
+    pub(crate) fn epoch_now(&self) -> Arc<Epoch> {
+        self.shared.aborts[self.number].epoch()
     }
 
     /// Closes the connections of what was aborted since the last time.

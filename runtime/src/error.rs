@@ -7,6 +7,7 @@ use lapidary_engine::{ErrorKind, FacetName, Store};
 use lapidary_vfs::VfsError;
 use rusqlite::{ErrorCode, ffi};
 
+use crate::alarms::{ALARM_NAME_BYTES_MAX, ALARM_PAYLOAD_BYTES_MAX};
 use crate::files::FileError;
 use crate::kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
 
@@ -157,6 +158,28 @@ pub enum HostError {
         /// Bytes of the value.
         bytes: usize,
     },
+    /// The name of an [alarm](crate::Alarms) is out of bounds.
+    #[error(
+        "{}the alarm's name has {bytes} bytes; names have 1 to {}", In(.facet.as_ref()),
+        ALARM_NAME_BYTES_MAX
+    )]
+    AlarmName {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the name.
+        bytes: usize,
+    },
+    /// The payload of an [alarm](crate::Alarms) is out of bounds.
+    #[error(
+        "{}the alarm's payload has {bytes} bytes, the most is {}; keep it in a table and name it here",
+        In(.facet.as_ref()), ALARM_PAYLOAD_BYTES_MAX
+    )]
+    AlarmPayload {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the payload.
+        bytes: usize,
+    },
     /// A closure panicked; its transaction was rolled back and the core went on.
     #[error("facet {facet}: the closure panicked: {message}; its transaction was rolled back")]
     Panicked {
@@ -273,6 +296,12 @@ pub enum HostError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The thread that waits for alarms could not be started.
+    #[error("the thread that waits for alarms could not be started: {source}; use fewer cores")]
+    SpawnAlarms {
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// A setting is out of its range.
     #[error("setting {setting}: {reason}")]
     InvalidSetting {
@@ -313,6 +342,8 @@ impl HostError {
             | Self::SchemaTooNew { .. }
             | Self::KvKey { .. }
             | Self::KvValue { .. }
+            | Self::AlarmName { .. }
+            | Self::AlarmPayload { .. }
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }
             | Self::WaitOnCore { .. }
@@ -326,7 +357,7 @@ impl HostError {
             }
             Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
             Self::Closed { .. } => HostErrorKind::Closed,
-            Self::Spawn { .. } => HostErrorKind::Io,
+            Self::Spawn { .. } | Self::SpawnAlarms { .. } => HostErrorKind::Io,
         }
     }
 
@@ -349,7 +380,9 @@ impl HostError {
         } else if let Self::Aborted { facet, .. }
         | Self::BudgetExceeded { facet, .. }
         | Self::KvKey { facet, .. }
-        | Self::KvValue { facet, .. } = &mut self
+        | Self::KvValue { facet, .. }
+        | Self::AlarmName { facet, .. }
+        | Self::AlarmPayload { facet, .. } = &mut self
         {
             facet.get_or_insert_with(|| name.clone());
         }

@@ -60,7 +60,12 @@ impl FacetHandle {
     pub fn restore(&self, bookmark: Bookmark) -> Call<Bookmark> {
         // The core's writer connection keeps the facet's lock from one transaction to the next, and
         // what it has in its cache.
-        self.on_versions(true, move |facet| Ok(facet.restore(&bookmark)?.undo))
+        let (alarms, core) = (Arc::clone(&self.target.host.alarms), self.target.core);
+        self.on_versions(true, move |facet| {
+            // Before: once it is restored, no crash may leave its alarms unheard of.
+            alarms.look_soon(core, facet.id())?;
+            Ok(facet.restore(&bookmark)?.undo)
+        })
     }
 
     /// Names the version that was the newest at a moment, in milliseconds since the Unix epoch: the

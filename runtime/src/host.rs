@@ -14,6 +14,7 @@ use lapidary_engine::{Environment, Error, FacetInfo, FacetName, Store};
 use lapidary_vfs::{ProcessSetup, Registration, configure_process};
 
 use crate::abort::Aborts;
+use crate::alarms::{AlarmService, AlarmThread, is_reserved};
 use crate::call::{Call, Target};
 use crate::config::HostConfig;
 use crate::core_thread::{self, Core};
@@ -41,6 +42,7 @@ pub struct Host {
 
 struct Threads {
     handles: Vec<JoinHandle<()>>,
+    alarms: Option<AlarmThread>,
     /// Each core's number, when its thread ends.
     ended: Receiver<usize>,
 }
@@ -121,6 +123,7 @@ impl Host {
                 signal.put();
             }
         }));
+        let alarms = AlarmService::open(&registration, cores, config.on_alarm.clone())?;
         let policies = Arc::new(Policies::new(config.isolation.clone()));
         let meters = Arc::<Meters>::default();
         let shared = Arc::new(Shared {
@@ -140,13 +143,22 @@ impl Host {
             mailbox_full: config.mailbox_full,
             counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
+            alarms: Arc::new(alarms),
             names: Names::default(),
             process_setup,
             process_id: AtomicU32::new(std::process::id()),
             closed: AtomicBool::new(false),
             lost: (0..cores).map(|_| AtomicBool::new(false)).collect(),
         });
-        let threads = start_cores(&shared, inboxes, &config)?;
+        let mut threads = start_cores(&shared, inboxes, &config)?;
+        match AlarmThread::start(&shared) {
+            Ok(alarms) => threads.alarms = alarms,
+            Err(error) => {
+                // What went wrong first is told.
+                let _ = stop(&shared, threads, &config);
+                return Err(error);
+            }
+        }
         tracing::info!(store = %shared.store.describe(), cores, vfs = %vfs_name, "host open");
         Ok(Self { shared, threads: Mutex::new(Some(threads)), config })
     }
@@ -207,8 +219,14 @@ impl Host {
         };
         let core = prefix.as_ref().map_or(0, |prefix| self.core_of(prefix));
         Target::new(&self.shared, core, None).call(move |core: &mut Core| {
+            // The host's own are not told of, and there is at most one for each core.
+            let with_reserved = limit.saturating_add(core.shared.mailboxes.len());
             core.on_catalog(&[], |store| {
-                Ok(store.list_facets(prefix.as_ref(), after.as_ref(), limit)?)
+                let mut found =
+                    store.list_facets(prefix.as_ref(), after.as_ref(), with_reserved)?;
+                found.retain(|facet| !is_reserved(&facet.name));
+                found.truncate(limit);
+                Ok(found)
             })
         })
     }
@@ -233,10 +251,17 @@ impl Host {
                         })
                         .collect(),
                     idle_readers: shared.readers.idle(),
+                    alarms: shared.alarms.stat(),
                     process_setup: shared.process_setup,
                 })
             })
         })
+    }
+
+    /// Has alarms that are due run now. They do so by themselves, and follow a clock that was set forward
+    /// within a second: this is for programs that know of it sooner.
+    pub fn check_alarms(&self) {
+        self.shared.alarms.check();
     }
 
     /// The store. Names are to be changed through the host: it would not learn of a renaming done
@@ -331,7 +356,12 @@ pub(crate) fn checked(name: &str) -> Result<FacetName> {
                       choose another";
         return Err(Error::InvalidInput(reason.to_owned()).into());
     }
-    Ok(FacetName::new(name)?)
+    let name = FacetName::new(name)?;
+    if is_reserved(&name) {
+        let reason = format!("facet name \"{name}\" is refused: the host keeps it; choose another");
+        return Err(Error::InvalidInput(reason).into());
+    }
+    Ok(name)
 }
 
 fn unique_vfs_name() -> String {
@@ -368,7 +398,7 @@ fn start_cores(shared: &Arc<Shared>, inboxes: Vec<Inbox>, config: &HostConfig) -
             }
         }
     }
-    Ok(Threads { handles, ended })
+    Ok(Threads { handles, alarms: None, ended })
 }
 
 fn processors() -> Vec<CoreId> {
@@ -389,7 +419,8 @@ fn pin(number: usize, processor: Option<CoreId>, counters: &CoreCounters) {
 
 fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<()> {
     // The order of the steps matters.
-    // 1. No new calls; those that are sent still run.
+    // 1. No new calls, alarms first; those that are sent still run.
+    threads.alarms.map(AlarmThread::stop);
     shared.close();
     let deadline = Instant::now() + config.shutdown_timeout;
     // 2. Each core empties its mailbox, waits for the disk, and closes its connections, if need be
@@ -401,8 +432,9 @@ fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<(
             Err(_) => break,
         }
     }
-    // 3. No reader stays open over a closed store.
+    // 3. No reader or index stays open over a closed store.
     shared.readers.close();
+    shared.alarms.close();
     if !busy.is_empty() {
         return Err(HostError::ShutdownTimeout { cores: busy, waited: config.shutdown_timeout });
     }

@@ -45,6 +45,7 @@
 //! | `connection` | a connection, to its end |
 //! | `abort` | stopping what runs and waits on a subtree |
 //! | `kv` | values by key beside SQL |
+//! | `alarms` | calls that a facet asks to be made later, durable as it is |
 //! | `reserved` | the host's own tables inside facets, and every statement on them |
 //! | `forks` | forks, quotas and retentions, by name |
 //! | `uri` | how plain connections name a facet |
@@ -78,6 +79,7 @@
 //! other connection; [`Host::process_setup`] tells whether it came in time.
 
 mod abort;
+mod alarms;
 mod call;
 mod config;
 mod connection;
@@ -106,6 +108,10 @@ mod transaction;
 mod uri;
 mod writers;
 
+pub use alarms::{
+    ALARM_NAME_BYTES_MAX, ALARM_PAYLOAD_BYTES_MAX, Alarm, AlarmHandler, AlarmStat, AlarmState,
+    Alarms, AlarmsTransaction,
+};
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
 pub use error::{Budget, HostError, HostErrorKind, Result};
@@ -124,8 +130,9 @@ pub use stat::{CoreStat, HostStat};
 pub use transaction::Transaction;
 
 pub use lapidary_engine::{
-    Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize, QuotaInfo,
-    Retention, RootHash, Salvaged, Store, StoreOptions, StoreStat, Tunables, VersionInfo,
+    Bookmark, Clock, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize,
+    QuotaInfo, Retention, RootHash, Salvaged, Store, StoreOptions, StoreStat, Tunables,
+    VersionInfo,
 };
 pub use lapidary_vfs::{ProcessSetup, VfsOptions, root_hash_of_file};
 /// The SQLite API that closures receive, in the version this crate was built with.

@@ -7,6 +7,7 @@ use lapidary_engine::{FacetName, Store, Ticket};
 use lapidary_vfs::{ProcessSetup, Registration};
 
 use crate::abort::Aborts;
+use crate::alarms::AlarmService;
 use crate::config::MailboxFull;
 use crate::error::{HostError, Result};
 use crate::isolation::Policies;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) meters: Arc<Meters>,
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
     pub(crate) aborts: Box<[Aborts]>,
+    pub(crate) alarms: Arc<AlarmService>,
     pub(crate) names: Names,
     pub(crate) process_setup: ProcessSetup,
     /// Never changes outside tests.

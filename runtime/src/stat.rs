@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary_engine::StoreStat;
 use lapidary_vfs::ProcessSetup;
 
+use crate::alarms::AlarmStat;
+
 /// Figures of a host at a moment, held back until what they tell is durable.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -15,6 +17,8 @@ pub struct HostStat {
     pub cores: Vec<CoreStat>,
     /// Reader connections open and unused.
     pub idle_readers: usize,
+    /// What has become of alarms.
+    pub alarms: AlarmStat,
     /// Whether SQLite's process-wide settings came in time.
     pub process_setup: ProcessSetup,
 }

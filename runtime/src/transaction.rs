@@ -5,14 +5,17 @@ use std::ops::Deref;
 
 use rusqlite::Connection;
 
+use crate::alarms::Owner;
 use crate::error::{HostError, Result};
 use crate::isolation::transaction as statements;
+use crate::writers::Writer;
 
 /// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
 /// BEGIN and an end that the closure's result decides.
 #[derive(Debug)]
 pub struct Transaction<'connection> {
     connection: &'connection Connection,
+    owner: &'connection Owner,
     deletes_facet: Cell<bool>,
 }
 
@@ -25,8 +28,13 @@ impl Deref for Transaction<'_> {
 }
 
 impl<'connection> Transaction<'connection> {
-    pub(crate) fn new(connection: &'connection Connection) -> Self {
-        Self { connection, deletes_facet: Cell::new(false) }
+    fn new(writer: &'connection Writer) -> Self {
+        Self { connection: writer, owner: writer.owner(), deletes_facet: Cell::new(false) }
+    }
+
+    /// Whose alarms it sets.
+    pub(crate) fn owner(&self) -> &'connection Owner {
+        self.owner
     }
 
     /// Runs `body` in a savepoint: `Ok` keeps what it did as part of the transaction, `Err` takes
@@ -105,20 +113,22 @@ pub(crate) enum After {
 /// Runs `body` between BEGIN and COMMIT. After an error whatever is open is left to the caller to
 /// roll back; so it is when the facet is to be deleted.
 pub(crate) fn transact<T>(
-    connection: &Connection,
+    writer: &Writer,
     ended: impl FnOnce() -> HostError,
     body: impl FnOnce(&Transaction<'_>) -> Result<T>,
 ) -> Result<(T, After)> {
-    statements::begin(connection)?;
-    let transaction = Transaction::new(connection);
+    statements::begin(writer)?;
+    writer.owner().begin();
+    let transaction = Transaction::new(writer);
     let value = body(&transaction)?;
-    if connection.is_autocommit() {
+    if writer.is_autocommit() {
         return Err(ended());
     }
     if transaction.deletes_facet.get() {
-        statements::rollback(connection)?;
+        statements::rollback(writer)?;
         return Ok((value, After::Deleted));
     }
-    statements::commit(connection)?;
+    writer.owner().before_commit()?;
+    statements::commit(writer)?;
     Ok((value, After::Stays))
 }

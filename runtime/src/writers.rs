@@ -11,6 +11,7 @@ use lapidary_vfs::Gate;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::abort::Interrupt;
+use crate::alarms::Owner;
 use crate::config::{HostConfig, PAGE_CACHE_KIB_DEFAULT};
 use crate::connection::FacetConnection;
 use crate::error::Result;
@@ -30,6 +31,7 @@ pub(crate) struct Writer {
     /// Everything that a call on this connection could have seen so far.
     observed: Ticket,
     interrupt: Arc<Interrupt>,
+    owner: Owner,
     /// Version of the schema that the facet is known to be at.
     schema_version: Cell<Option<u32>>,
 }
@@ -48,12 +50,16 @@ impl Writer {
         &self.interrupt
     }
 
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Brings the facet to the version of `schema`. While the connection is open nobody else can
     /// change it.
     pub(crate) fn bring_up(&self, name: &FacetName, schema: Option<&Schema>) -> Result<()> {
         let Some(schema) = schema else { return Ok(()) };
         if self.schema_version.get() != Some(schema.version()) {
-            schema.bring_up(name, &self.connection)?;
+            schema.bring_up(name, self)?;
             self.schema_version.set(Some(schema.version()));
         }
         Ok(())
@@ -81,6 +87,8 @@ impl Deref for Writer {
 
 pub(crate) struct Writers {
     open: LruCache<FacetName, Writer>,
+    /// Number of the core.
+    core: usize,
     gate: Gate,
     shared: Arc<Shared>,
     counters: Arc<CoreCounters>,
@@ -91,6 +99,7 @@ pub(crate) struct Writers {
 
 impl Writers {
     pub(crate) fn new(
+        core: usize,
         shared: Arc<Shared>,
         gate: Gate,
         counters: Arc<CoreCounters>,
@@ -105,6 +114,7 @@ impl Writers {
         }
         Self {
             open: LruCache::new(config.resident_facets_max),
+            core,
             gate,
             shared,
             counters,
@@ -150,6 +160,7 @@ impl Writers {
         // newer but not older: if it is, `is_current` finds another ticket, and the connection is
         // opened anew.
         let version = facet.latest_ticket();
+        let owner = Owner::new(&self.shared.alarms, self.core, &facet);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = FacetConnection::new(self.gate.open(name, flags)?, facet);
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
@@ -163,6 +174,7 @@ impl Writers {
         Ok(Writer {
             interrupt,
             guard,
+            owner,
             schema_version: Cell::new(None),
             connection,
             version,

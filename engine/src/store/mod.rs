@@ -193,6 +193,12 @@ impl Store {
         self.shared.id
     }
 
+    /// What the store was opened in: its files, clocks and randomness.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.shared.core.environment
+    }
+
     /// Creates an empty facet. It is durable with the next commit or flush.
     ///
     /// # Errors
@@ -211,6 +217,16 @@ impl Store {
     pub fn open_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
         self.shared.core.log.check_usable()?;
         self.shared.open(name).ok_or_else(|| Error::FacetNotFound { name: name.to_string() })
+    }
+
+    /// Opens the facet of an id, whatever it is called now; `None` if it was deleted. An id is never
+    /// given to another facet of the store.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] or [`Error::Closed`].
+    pub fn facet_of_id(&self, id: FacetId) -> Result<Option<Arc<Facet>>> {
+        self.shared.core.log.check_usable()?;
+        Ok(self.shared.catalog_mut().by_id(id, &self.shared.core))
     }
 
     /// Opens a facet, creating it if it is not there.
