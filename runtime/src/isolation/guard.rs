@@ -7,7 +7,7 @@
 //!
 //! How a RENAME into a reserved name is met: the authorizer is not told the new name, but it is asked
 //! about the function `sqlite_rename_table`, of which every such statement is made. From then on the
-//! text of each statement that begins to run is looked at, and one that holds the reserved prefix
+//! text of each statement that begins to run is looked at, and one that holds both words
 //! trips the guard like a budget.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 
-use super::authorizer::{decide, names_reserved};
+use super::authorizer::{decide, renames_to_reserved};
 use super::call::{self, Running};
 use super::policy::{Isolation, Rules};
 use crate::abort::Interrupt;
@@ -109,7 +109,7 @@ impl State {
         false
     }
 
-    fn authorize(&self, rules: &Rules, context: &AuthContext<'_>) -> Authorization {
+    fn authorize(&self, rules: Option<&Rules>, context: &AuthContext<'_>) -> Authorization {
         // A trigger or view of the facet's own does not speak for the host, though the host's
         // statement sets it off.
         if call::host_speaks() && context.accessor.is_none() {
@@ -130,7 +130,7 @@ impl State {
     fn begins(&self, sql: &str) {
         if self.rename_prepared.load(Ordering::Relaxed)
             && !call::host_speaks()
-            && names_reserved(sql)
+            && renames_to_reserved(sql)
         {
             self.trip(Trip::Reserved);
         }
@@ -174,15 +174,14 @@ impl Guard {
             // SQLite takes a negative number as KiB.
             connection.execute_batch(&format!("PRAGMA cache_size=-{kib}"))?;
         }
-        let mut events = TraceEventCodes::empty();
         if let Some(rules) = &policy.rules {
             harden(connection, rules)?;
-            let (rules, with_state) = (rules.clone(), Arc::clone(&state));
-            connection.authorizer(Some(move |context: AuthContext<'_>| {
-                with_state.authorize(&rules, &context)
-            }))?;
-            events |= TraceEventCodes::SQLITE_TRACE_STMT;
         }
+        let (with_policy, with_state) = (Arc::clone(&policy), Arc::clone(&state));
+        connection.authorizer(Some(move |context: AuthContext<'_>| {
+            with_state.authorize(with_policy.rules.as_ref(), &context)
+        }))?;
+        let mut events = TraceEventCodes::SQLITE_TRACE_STMT;
         let with_state = Arc::clone(&state);
         connection.progress_handler(STEPS, Some(move || with_state.progress()))?;
         let with_state = Arc::clone(&state);
@@ -197,20 +196,18 @@ impl Guard {
         if slow_statement.is_some() {
             events |= TraceEventCodes::SQLITE_TRACE_PROFILE;
         }
-        if !events.is_empty() {
-            let (with_state, facet) = (Arc::clone(&state), name.clone());
-            connection.trace_v2(
-                events,
-                Some(move |event: TraceEvent<'_>| match event {
-                    TraceEvent::Stmt(_, sql) => with_state.begins(sql),
-                    TraceEvent::Profile(statement, elapsed) if elapsed >= slow => {
-                        // Without the values that were bound to it.
-                        tracing::warn!(%facet, sql = %statement.sql(), ?elapsed, "slow statement");
-                    }
-                    _ => {}
-                }),
-            )?;
-        }
+        let (with_state, facet) = (Arc::clone(&state), name.clone());
+        connection.trace_v2(
+            events,
+            Some(move |event: TraceEvent<'_>| match event {
+                TraceEvent::Stmt(_, sql) => with_state.begins(sql),
+                TraceEvent::Profile(statement, elapsed) if elapsed >= slow => {
+                    // Without the values that were bound to it.
+                    tracing::warn!(%facet, sql = %statement.sql(), ?elapsed, "slow statement");
+                }
+                _ => {}
+            }),
+        )?;
         Ok(Self { state, policy, generation })
     }
 

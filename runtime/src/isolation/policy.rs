@@ -56,7 +56,8 @@ fn set(lists: &[&[&str]]) -> BTreeSet<String> {
 }
 
 impl Isolation {
-    /// SQLite as it is, with `ATTACH` refused: no authorizer, no budget. For the embedder's own SQL.
+    /// SQLite as it is, with `ATTACH` refused and what the host keeps in the facet read only: no lists, no
+    /// budget. For the embedder's own SQL, whose `PRAGMA writable_schema` could still do harm.
     pub fn trusted() -> Self {
         Self {
             rules: None,
