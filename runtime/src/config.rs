@@ -1,15 +1,18 @@
 //! Settings of a host.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use lapidary_engine::StoreOptions;
+use lapidary_engine::{FacetName, StoreOptions};
 use lapidary_vfs::{ProcessSettings, VfsOptions};
 
 use crate::alarms::AlarmHandler;
 use crate::error::{HostError, Result};
 use crate::isolation::Isolation;
+use crate::residency::Hooks;
+use crate::transaction::Transaction;
 
 /// What a call meets when its core's mailbox is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -40,6 +43,8 @@ pub struct HostConfig {
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
     pub(crate) resident_facets_max: usize,
+    pub(crate) resident_bytes_max: Option<u64>,
+    pub(crate) hooks: Hooks,
     pub(crate) cached_statements_max: usize,
     pub(crate) page_cache_kib_max: u32,
     pub(crate) idle_readers_max: usize,
@@ -64,6 +69,8 @@ impl Default for HostConfig {
             mailbox_calls_max: 4_096,
             mailbox_full: MailboxFull::default(),
             resident_facets_max: 8_192,
+            resident_bytes_max: None,
+            hooks: Hooks::default(),
             cached_statements_max: 32,
             page_cache_kib_max: PAGE_CACHE_KIB_DEFAULT,
             idle_readers_max: 1_024,
@@ -118,6 +125,45 @@ impl HostConfig {
     /// microseconds and a schema parse.
     pub fn resident_facets_max(mut self, facets: usize) -> Self {
         self.resident_facets_max = facets;
+        self
+    }
+
+    /// Bytes of SQLite's memory that the writer connections of a core hold together, above which the least
+    /// recently used are closed. Default: no bound but that of their number. It is looked at between
+    /// calls, so it is exceeded by what one call takes
+    /// ([`Isolation::call_memory_max`](crate::Isolation::call_memory_max)), and by
+    /// [pinned](crate::Host::pin) facets. Not counted are readers' connections, and if
+    /// [`Host::process_setup`](crate::Host::process_setup) says that it came too late, nothing.
+    pub fn resident_bytes_max(mut self, bytes: Option<u64>) -> Self {
+        self.resident_bytes_max = bytes;
+        self
+    }
+
+    /// What runs on the core when a facet's writer connection has been opened, before its first call and the
+    /// steps of its [`Schema`](crate::Schema): the place for SQL functions of the embedder's own, and for
+    /// what it keeps in memory for open facets. If it fails so does the call, and the next one tries again.
+    ///
+    /// It is a transaction under the facet's [`Isolation`](crate::Isolation).
+    pub fn on_wake<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&Transaction<'_>, &FacetName) -> Result<()> + Send + Sync + 'static,
+    {
+        self.hooks.on_wake = Some(Arc::new(hook));
+        self
+    }
+
+    /// What runs on the core before a facet's writer connection is closed to make room, or at shutdown: the
+    /// place to write what was kept in memory. It is the last that runs on the connection, a transaction
+    /// under the facet's [`Isolation`](crate::Isolation), durable soon after. If it fails, `tracing` is
+    /// told, and the connection is closed all the same.
+    ///
+    /// It does not run when a facet is aborted, renamed or deleted, when its policy is changed, or when a call
+    /// has left the connection unusable. So it is for what can be lost, as in a crash.
+    pub fn on_hibernate<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&Transaction<'_>, &FacetName) -> Result<()> + Send + Sync + 'static,
+    {
+        self.hooks.on_hibernate = Some(Arc::new(hook));
         self
     }
 

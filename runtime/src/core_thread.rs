@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use lapidary_engine::{Facet, FacetName, Store, Ticket, Worker};
-use lapidary_vfs::Gate;
+use lapidary_vfs::{Gate, thread_heap_bytes};
 
 use crate::abort::Epoch;
 use crate::config::HostConfig;
@@ -22,6 +22,7 @@ use crate::facet::Start;
 use crate::isolation::transaction;
 use crate::mailbox::{Event, Inbox};
 use crate::output_gate::OutputGate;
+use crate::residency::Hooks;
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
 use crate::task::Task;
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     counters: Arc<CoreCounters>,
     /// Aborts up to this one are done.
     epoch: Arc<Epoch>,
+    hooks: Hooks,
 }
 
 impl Core {
@@ -77,7 +79,8 @@ impl Core {
         let output = OutputGate::new(Arc::clone(&shared.store));
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
-        Self { number, writers, gate, output, worker, shared, counters, epoch }
+        let hooks = config.hooks.clone();
+        Self { number, writers, gate, output, worker, shared, counters, epoch, hooks }
     }
 
     /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
@@ -114,6 +117,9 @@ impl Core {
         }
         while let Some(Event::Task(task)) = inbox.try_next() {
             self.serve(task);
+        }
+        if !self.output.has_failed() {
+            self.writers.hibernate_all();
         }
         self.output.drain();
         self.note_held();
@@ -188,9 +194,10 @@ impl Core {
         if let Err(aborted) = aborts.begin(&start.epoch, name, writer.interrupt()) {
             return (Err(aborted), Ticket::DURABLE);
         }
+        let heap_before = thread_heap_bytes();
         let running = writer.guard.begin(writer);
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-            writer.bring_up(name, start.schema.as_ref())?;
+            writer.bring_up(name, start.schema.as_ref(), &self.hooks)?;
             body(writer)
         }));
         aborts.end();
@@ -221,13 +228,15 @@ impl Core {
         }
         if let Err(error) = &outcome {
             // A lock that is taken means a snapshot that is old; after a failure of the store the
-            // connection's cache is not to be trusted.
-            keep &= !error.is_busy() && !error.is_store_failure();
+            // connection's cache is not to be trusted; one that ran out of memory gives back what it has.
+            keep &= !error.is_busy() && !error.is_store_failure() && !error.is_out_of_memory();
         }
         let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.shared.store));
         writer.note_commits(self.gate.last_ticket());
         let ticket = writer.observed();
-        if !keep {
+        if keep {
+            self.writers.note_heap(name, thread_heap_bytes().wrapping_sub(heap_before));
+        } else {
             self.writers.close(name);
         }
         (outcome, ticket)

@@ -413,6 +413,11 @@ impl HostError {
             || source.to_string().contains("not authorized")
     }
 
+    /// Whether a call was refused memory.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::BudgetExceeded { budget: Budget::Memory(_), .. })
+    }
+
     /// Whether SQLite could not take a lock.
     pub(crate) fn is_busy(&self) -> bool {
         match self {
@@ -437,6 +442,8 @@ pub enum Budget {
     ResultRows(u64),
     /// Bytes of its result.
     ResultBytes(u64),
+    /// Bytes by which SQLite's memory grew.
+    Memory(u64),
 }
 
 impl fmt::Display for Budget {
@@ -445,6 +452,7 @@ impl fmt::Display for Budget {
             Self::Time(time) => write!(f, "{time:?}"),
             Self::Steps(steps) => write!(f, "{steps} VM steps"),
             Self::ResultRows(rows) => write!(f, "{rows} rows"),
+            Self::Memory(bytes) => write!(f, "{bytes} bytes of memory"),
             Self::ResultBytes(bytes) => write!(f, "{bytes} bytes of result"),
         }
     }

@@ -26,6 +26,7 @@ use crate::mailbox::{Inbox, mailbox};
 use crate::meter::Meters;
 use crate::placement::core_of;
 use crate::readers::Readers;
+use crate::residency::Pins;
 use crate::shared::{Names, Shared};
 use crate::stat::{CoreCounters, HostStat};
 
@@ -100,7 +101,7 @@ impl Host {
         if process_setup == ProcessSetup::TooLate {
             tracing::warn!(
                 "SQLite was in use before the host was opened: malloc statistics and initial page \
-                 allocation stay on, at a cost in speed and memory"
+                 allocation stay on, at a cost in speed and memory, and bounds of memory do not hold"
             );
         }
         let vfs_name = config.vfs_name.clone().unwrap_or_else(unique_vfs_name);
@@ -144,6 +145,7 @@ impl Host {
             counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
             alarms: Arc::new(alarms),
+            pins: Pins::default(),
             names: Names::default(),
             process_setup,
             process_id: AtomicU32::new(std::process::id()),

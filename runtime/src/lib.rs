@@ -57,6 +57,7 @@
 //! | `task` | a call on its way: work to run, then a reply to release |
 //! | `output_gate` | replies held until what they observed is durable |
 //! | `writers` | the open writer connections of a core, least recently used closed first |
+//! | `residency` | which facets stay open, and hooks for when they do not |
 //! | `readers` | pooled read-only connections for any thread |
 //! | `isolation` | what SQL inside a facet may do: [`Isolation`], and how it is kept |
 //! | `meter` | what each facet used, to bill from |
@@ -100,6 +101,7 @@ mod output_gate;
 mod placement;
 mod readers;
 mod reserved;
+mod residency;
 mod schema;
 mod shared;
 mod stat;

@@ -14,6 +14,7 @@ use crate::isolation::Policies;
 use crate::mailbox::Mailbox;
 use crate::meter::Meters;
 use crate::readers::Readers;
+use crate::residency::Pins;
 use crate::stat::CoreCounters;
 
 pub(crate) struct Shared {
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
     pub(crate) aborts: Box<[Aborts]>,
     pub(crate) alarms: Arc<AlarmService>,
+    pub(crate) pins: Pins,
     pub(crate) names: Names,
     pub(crate) process_setup: ProcessSetup,
     /// Never changes outside tests.

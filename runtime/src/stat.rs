@@ -37,6 +37,8 @@ pub struct CoreStat {
     pub replies_held: u64,
     /// Writer connections open now.
     pub resident_facets: u64,
+    /// Bytes of SQLite's memory that they hold now.
+    pub resident_bytes: u64,
     /// Calls run.
     pub calls: u64,
     /// Writer connections opened.
@@ -53,6 +55,7 @@ pub(crate) struct CoreCounters {
     pub(crate) pinned_to: AtomicU64,
     pub(crate) replies_held: AtomicU64,
     pub(crate) resident_facets: AtomicU64,
+    pub(crate) resident_bytes: AtomicU64,
     pub(crate) calls: AtomicU64,
     pub(crate) opened_facets: AtomicU64,
     pub(crate) evicted_facets: AtomicU64,
@@ -68,6 +71,7 @@ impl Default for CoreCounters {
             pinned_to: AtomicU64::new(NOT_PINNED),
             replies_held: zero(),
             resident_facets: zero(),
+            resident_bytes: zero(),
             calls: zero(),
             opened_facets: zero(),
             evicted_facets: zero(),
@@ -86,6 +90,7 @@ impl CoreCounters {
             calls_waiting,
             replies_held: read(&self.replies_held),
             resident_facets: read(&self.resident_facets),
+            resident_bytes: read(&self.resident_bytes),
             calls: read(&self.calls),
             opened_facets: read(&self.opened_facets),
             evicted_facets: read(&self.evicted_facets),

@@ -158,6 +158,8 @@ pub use error::{VfsError, take_last_error};
 pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
+#[cfg(not(feature = "loadable_extension"))]
+pub use ffi::{has_heap_refusal, limit_thread_heap, replace_heap_refusal, thread_heap_bytes};
 pub use gate::Gate;
 pub use names::facet_uri;
 #[cfg(not(feature = "loadable_extension"))]

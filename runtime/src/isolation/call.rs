@@ -8,6 +8,7 @@ use std::mem;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use lapidary_vfs::{has_heap_refusal, limit_thread_heap, replace_heap_refusal, thread_heap_bytes};
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
@@ -32,19 +33,29 @@ pub(super) fn host_speaks() -> bool {
     HOST_SPEAKS.get()
 }
 
+/// Whether memory was refused to the call that the thread runs.
+pub(super) fn was_refused_memory() -> bool {
+    has_heap_refusal()
+}
+
 /// Runs `body`, whose statements are the host's own: no name is reserved for them, no list holds,
-/// no budget ends them. What its statements set off in the facet's triggers and views is not.
+/// no budget ends them or refuses them memory. What its statements set off in the facet's triggers and views is not.
 ///
 /// A statement that is kept prepared has to be one of [`host_sql`]: the facet's SQL can ask for a kept
 /// statement by its text, and would find it compiled and past the authorizer.
 pub(crate) fn as_host<T>(body: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+    struct Restore {
+        host_speaks: bool,
+        heap_limit: i64,
+    }
     impl Drop for Restore {
         fn drop(&mut self) {
-            HOST_SPEAKS.set(self.0);
+            HOST_SPEAKS.set(self.host_speaks);
+            limit_thread_heap(self.heap_limit);
         }
     }
-    let _restore = Restore(HOST_SPEAKS.replace(true));
+    let _restore =
+        Restore { host_speaks: HOST_SPEAKS.replace(true), heap_limit: limit_thread_heap(i64::MAX) };
     body()
 }
 
@@ -69,19 +80,37 @@ pub(crate) struct Used {
 /// A call in progress. One may run inside another: a closure on a core that reads another facet.
 pub(crate) struct Running {
     outer: Results,
+    outer_heap_limit: i64,
+    outer_refusal: bool,
     began: Instant,
     changes_before: u64,
     ended: bool,
 }
 
 impl Running {
-    pub(super) fn begin((rows_max, bytes_max): (u64, u64), changes_before: u64) -> Self {
+    pub(super) fn begin(
+        (rows_max, bytes_max): (u64, u64),
+        memory_max: Option<u64>,
+        changes_before: u64,
+    ) -> Self {
         let outer = RESULTS.replace(Results { rows: 0, bytes: 0, rows_max, bytes_max });
-        Self { outer, began: Instant::now(), changes_before, ended: false }
+        let limit = memory_max.map_or(i64::MAX, |most| {
+            thread_heap_bytes().saturating_add(i64::try_from(most).unwrap_or(i64::MAX))
+        });
+        let outer_refusal = replace_heap_refusal(false);
+        let outer_heap_limit = limit_thread_heap(limit);
+        let began = Instant::now();
+        Self { outer, outer_heap_limit, outer_refusal, began, changes_before, ended: false }
+    }
+
+    fn restore(&mut self) -> Results {
+        limit_thread_heap(self.outer_heap_limit);
+        replace_heap_refusal(self.outer_refusal);
+        RESULTS.replace(mem::take(&mut self.outer))
     }
 
     pub(super) fn end(mut self) -> Used {
-        let Results { rows, bytes, .. } = RESULTS.replace(mem::take(&mut self.outer));
+        let Results { rows, bytes, .. } = self.restore();
         self.ended = true;
         Used { elapsed: self.began.elapsed(), rows, bytes, changes_before: self.changes_before }
     }
@@ -91,7 +120,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // A closure of a reader panicked.
         if !self.ended {
-            RESULTS.set(self.outer);
+            self.restore();
         }
     }
 }

@@ -5,6 +5,9 @@
 //! A closure that hides the interruption gains nothing: the commit hook turns each further commit of
 //! the call into a rollback.
 //!
+//! How a call is kept from taking memory: SQLite's allocator, which counts for each thread, refuses what
+//! would go beyond. The statement fails, and the commit hook does the rest.
+//!
 //! How a RENAME into a reserved name is met: the authorizer is not told the new name, but it is asked
 //! about the function `sqlite_rename_table`, of which every such statement is made. From then on the
 //! text of each statement that begins to run is looked at, and one that holds both words
@@ -43,6 +46,7 @@ enum Trip {
     Time,
     Steps,
     Reserved,
+    Memory,
 }
 
 /// What the hooks of a connection share. They run on the thread that uses it, one at a time: the
@@ -77,6 +81,8 @@ impl State {
             1 => Trip::Time,
             2 => Trip::Steps,
             3 => Trip::Reserved,
+            // SQLite has told the statement; what the closure makes of that does not count.
+            _ if call::was_refused_memory() => Trip::Memory,
             _ => Trip::No,
         }
     }
@@ -238,7 +244,7 @@ impl Guard {
             policy.result_rows_max.unwrap_or(u64::MAX),
             policy.result_bytes_max.unwrap_or(u64::MAX),
         );
-        Running::begin(most, connection.total_changes())
+        Running::begin(most, policy.call_memory_max, connection.total_changes())
     }
 
     /// The call has ended. What the guard refused in it takes the place of what SQLite made of that.
@@ -249,12 +255,20 @@ impl Guard {
         name: &FacetName,
         outcome: Result<T>,
     ) -> Result<T> {
+        let tripped = self.state.tripped();
         let used = running.end();
         let written = connection.total_changes().saturating_sub(used.changes_before);
         self.state.meter.add_call(&used, written);
         let facet = || name.clone();
-        match self.state.tripped() {
+        match tripped {
             Trip::No => {}
+            Trip::Memory => {
+                let most = self.policy.call_memory_max.unwrap_or_default();
+                return Err(HostError::BudgetExceeded {
+                    facet: Some(facet()),
+                    budget: Budget::Memory(most),
+                });
+            }
             Trip::Time => {
                 let most = self.policy.call_time_max.unwrap_or_default();
                 return Err(HostError::BudgetExceeded {

@@ -37,6 +37,7 @@ pub struct Isolation {
     pub(super) result_rows_max: Option<u64>,
     pub(super) result_bytes_max: Option<u64>,
     pub(super) page_cache_kib_max: Option<u32>,
+    pub(super) call_memory_max: Option<u64>,
 }
 
 /// What the authorizer goes by.
@@ -67,12 +68,13 @@ impl Isolation {
             result_rows_max: None,
             result_bytes_max: None,
             page_cache_kib_max: None,
+            call_memory_max: None,
         }
     }
 
     /// For programs of known customers: allow-lists as in [`untrusted`](Self::untrusted) and some
     /// pragmas more, temporary tables, `BEGIN` and `COMMIT`; wider limits; 5 seconds, 500 million VM
-    /// steps, 1,000,000 rows or 64 MiB of result for a call.
+    /// steps, 256 MiB of memory, 1,000,000 rows or 64 MiB of result for a call.
     pub fn tenant() -> Self {
         Self {
             rules: Some(Rules {
@@ -101,12 +103,13 @@ impl Isolation {
             result_rows_max: Some(1_000_000),
             result_bytes_max: Some(64 << 20),
             page_cache_kib_max: Some(2_000),
+            call_memory_max: Some(256 << 20),
         }
     }
 
     /// For SQL that a stranger or a machine wrote: allow-lists for pragmas, functions and modules; no
     /// temporary objects, no `BEGIN` or `COMMIT` beside the host's own; narrow limits; a quarter of a
-    /// second, 25 million VM steps, 10,000 rows or 8 MiB of result for a call.
+    /// second, 25 million VM steps, 32 MiB of memory, 10,000 rows or 8 MiB of result for a call.
     pub fn untrusted() -> Self {
         Self {
             rules: Some(Rules {
@@ -135,6 +138,7 @@ impl Isolation {
             result_rows_max: Some(10_000),
             result_bytes_max: Some(8 << 20),
             page_cache_kib_max: Some(1_000),
+            call_memory_max: Some(32 << 20),
         }
     }
 
@@ -169,6 +173,16 @@ impl Isolation {
     /// [`HostConfig::page_cache_kib_max`](crate::HostConfig::page_cache_kib_max).
     pub fn page_cache_kib_max(mut self, kib: Option<u32>) -> Self {
         self.page_cache_kib_max = kib;
+        self
+    }
+
+    /// Bytes by which SQLite's memory may grow while a call runs: values, sorts, temporary tables, programs
+    /// and the page cache; `None` is no bound. What would go beyond is refused to SQLite, so the bound is never
+    /// exceeded. It does not hold for what a closure itself keeps, nor for the pages that a transaction
+    /// has changed and not committed, which the store bounds, nor if
+    /// [`Host::process_setup`](crate::Host::process_setup) says that its settings came too late.
+    pub fn call_memory_max(mut self, bytes: Option<u64>) -> Self {
+        self.call_memory_max = bytes;
         self
     }
 
