@@ -22,7 +22,7 @@ use crate::facet::Start;
 use crate::isolation::transaction;
 use crate::mailbox::{Event, Inbox};
 use crate::output_gate::OutputGate;
-use crate::residency::Hooks;
+use crate::residency::{Hooks, Resting};
 use crate::shared::Shared;
 use crate::stat::{CoreCounters, add};
 use crate::task::Task;
@@ -68,6 +68,7 @@ pub(crate) struct Core {
     /// Aborts up to this one are done.
     epoch: Arc<Epoch>,
     hooks: Hooks,
+    resting: Resting,
 }
 
 impl Core {
@@ -79,8 +80,8 @@ impl Core {
         let output = OutputGate::new(Arc::clone(&shared.store));
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
-        let hooks = config.hooks.clone();
-        Self { number, writers, gate, output, worker, shared, counters, epoch, hooks }
+        let (hooks, resting) = (config.hooks.clone(), Resting::default());
+        Self { number, writers, gate, output, worker, shared, counters, epoch, hooks, resting }
     }
 
     /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
@@ -185,6 +186,9 @@ impl Core {
         if let Err(aborted) = start.epoch.check(name) {
             return (Err(aborted), Ticket::DURABLE);
         }
+        if let Err(resting) = self.resting.check(name) {
+            return (Err(resting), Ticket::DURABLE);
+        }
         let writer = match self.writers.get(name) {
             Ok(writer) => writer,
             // The error may tell of anything, such as damage done by a commit before it.
@@ -216,7 +220,11 @@ impl Core {
                 outcome = Err(HostError::TransactionLeftOpen { facet: name.clone() });
             }
         }
+        let began = running.began();
         outcome = writer.guard.end(writer, running, name, outcome);
+        if let Some(rest) = writer.guard.rest(&outcome, began) {
+            self.resting.rest(name, rest);
+        }
         if writer.interrupt().is_aborted() {
             keep = false;
             // One that succeeded had come to its end, and its commit stands.

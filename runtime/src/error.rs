@@ -102,6 +102,18 @@ pub enum HostError {
         /// Which budget.
         budget: Budget,
     },
+    /// The facet has used up a budget, and rests
+    /// ([`Isolation::overrun_rest`](crate::Isolation::overrun_rest)).
+    #[error(
+        "facet {facet}: a call has used up its budget, and the facet rests for {left:?} more; nothing was \
+         done: try again then"
+    )]
+    Resting {
+        /// The facet.
+        facet: FacetName,
+        /// How long it rests.
+        left: Duration,
+    },
     /// The facet, or one above it, was [aborted](crate::Host::abort) after the call was made.
     #[error(
         "facet {facet}: aborted: {reason}; its storage is kept, and the next call starts it anew"
@@ -355,7 +367,9 @@ impl HostError {
             Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
                 HostErrorKind::Reopen
             }
-            Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
+            Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } | Self::Resting { .. } => {
+                HostErrorKind::Retry
+            }
             Self::Closed { .. } => HostErrorKind::Closed,
             Self::Spawn { .. } | Self::SpawnAlarms { .. } => HostErrorKind::Io,
         }

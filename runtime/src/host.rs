@@ -422,7 +422,9 @@ fn pin(number: usize, processor: Option<CoreId>, counters: &CoreCounters) {
 fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<()> {
     // The order of the steps matters.
     // 1. No new calls, alarms first; those that are sent still run.
-    threads.alarms.map(AlarmThread::stop);
+    if let Some(alarms) = threads.alarms {
+        alarms.stop();
+    }
     shared.close();
     let deadline = Instant::now() + config.shutdown_timeout;
     // 2. Each core empties its mailbox, waits for the disk, and closes its connections, if need be

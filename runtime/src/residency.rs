@@ -1,9 +1,10 @@
 //! Which facets stay open: pins, and what runs when one is opened and closed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use lapidary_engine::FacetName;
 
@@ -65,6 +66,41 @@ impl fmt::Debug for Hooks {
             .field("on_wake", &self.on_wake.is_some())
             .field("on_hibernate", &self.on_hibernate.is_some())
             .finish()
+    }
+}
+
+/// Facets of a core that have used up a budget, each until when it rests.
+#[derive(Default)]
+pub(crate) struct Resting {
+    until: HashMap<FacetName, Instant>,
+    /// When so many are known, those whose time is over are forgotten.
+    looked_over_at: usize,
+}
+
+impl Resting {
+    pub(crate) fn check(&mut self, name: &FacetName) -> Result<()> {
+        // Mostly nobody does.
+        if self.until.is_empty() {
+            return Ok(());
+        }
+        let Some(until) = self.until.get(name) else { return Ok(()) };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.until.remove(name);
+            return Ok(());
+        }
+        Err(HostError::Resting { facet: name.clone(), left })
+    }
+
+    pub(crate) fn rest(&mut self, name: &FacetName, time: Duration) {
+        let now = Instant::now();
+        if self.until.len() >= self.looked_over_at {
+            self.until.retain(|_, until| *until > now);
+            self.looked_over_at = (2 * self.until.len()).max(64);
+        }
+        if let Some(until) = now.checked_add(time) {
+            self.until.insert(name.clone(), until);
+        }
     }
 }
 

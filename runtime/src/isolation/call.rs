@@ -109,6 +109,10 @@ impl Running {
         RESULTS.replace(mem::take(&mut self.outer))
     }
 
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     pub(super) fn end(mut self) -> Used {
         let Results { rows, bytes, .. } = self.restore();
         self.ended = true;

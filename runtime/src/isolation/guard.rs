@@ -247,6 +247,16 @@ impl Guard {
         Running::begin(most, policy.call_memory_max, connection.total_changes())
     }
 
+    /// How long the facet is to rest after a call that began then and ended in `outcome`.
+    pub(crate) fn rest<T>(&self, outcome: &Result<T>, began: Instant) -> Option<Duration> {
+        let is_overrun = matches!(
+            outcome,
+            Err(HostError::BudgetExceeded { budget: Budget::Time(_) | Budget::Steps(_), .. })
+        );
+        let rest = || began.elapsed().saturating_mul(self.policy.overrun_rest);
+        is_overrun.then(rest).filter(|rest| !rest.is_zero())
+    }
+
     /// The call has ended. What the guard refused in it takes the place of what SQLite made of that.
     pub(crate) fn end<T>(
         &self,

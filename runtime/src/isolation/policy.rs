@@ -38,6 +38,7 @@ pub struct Isolation {
     pub(super) result_bytes_max: Option<u64>,
     pub(super) page_cache_kib_max: Option<u32>,
     pub(super) call_memory_max: Option<u64>,
+    pub(super) overrun_rest: u32,
 }
 
 /// What the authorizer goes by.
@@ -69,6 +70,7 @@ impl Isolation {
             result_bytes_max: None,
             page_cache_kib_max: None,
             call_memory_max: None,
+            overrun_rest: 0,
         }
     }
 
@@ -104,6 +106,7 @@ impl Isolation {
             result_bytes_max: Some(64 << 20),
             page_cache_kib_max: Some(2_000),
             call_memory_max: Some(256 << 20),
+            overrun_rest: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl Isolation {
             result_bytes_max: Some(8 << 20),
             page_cache_kib_max: Some(1_000),
             call_memory_max: Some(32 << 20),
+            overrun_rest: 0,
         }
     }
 
@@ -183,6 +187,18 @@ impl Isolation {
     /// [`Host::process_setup`](crate::Host::process_setup) says that its settings came too late.
     pub fn call_memory_max(mut self, bytes: Option<u64>) -> Self {
         self.call_memory_max = bytes;
+        self
+    }
+
+    /// After a call on the core was ended by its [time](Self::call_time_max) or its
+    /// [steps](Self::call_steps_max), further ones on the facet are refused for so many times the time that
+    /// it took, with [`HostError::Resting`](crate::HostError::Resting); 0, the default, is not at all.
+    ///
+    /// A call holds its core until it ends, so a facet that uses up its budget again and again takes all of
+    /// the core from its neighbours. With 200 it gets a part in 200, so that of a hundred calls of the
+    /// neighbours fewer than one meets it.
+    pub fn overrun_rest(mut self, times: u32) -> Self {
+        self.overrun_rest = times;
         self
     }
 

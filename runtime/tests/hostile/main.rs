@@ -103,6 +103,44 @@ fn a_closure_that_hides_the_interruption_commits_nothing() {
     facet.execute("PRAGMA user_version=3", ()).wait().unwrap();
 }
 
+#[test]
+fn a_facet_that_uses_up_its_budget_rests() {
+    let neighbours = Neighbours::new();
+    let policy = |times| {
+        let steps = Isolation::untrusted().call_time_max(None).call_steps_max(Some(50_000));
+        neighbours.host.set_isolation("a", Some(steps.overrun_rest(times))).unwrap();
+    };
+    policy(u32::MAX);
+    // What fails for another reason is no overrun.
+    assert_eq!(neighbours.kind_of("SELECT no_such_function()"), Some(Kind::Statement));
+    assert_eq!(neighbours.kind_of("ATTACH 'x' AS x"), Some(Kind::NotAllowed));
+    assert_eq!(neighbours.kind_of(ENDLESS), Some(Kind::BudgetExceeded));
+    for _ in 0..3 {
+        let error = neighbours.run("SELECT 1").unwrap_err();
+        assert_eq!(error.kind(), Kind::Retry, "{error}");
+        assert!(matches!(error, HostError::Resting { .. }), "{error}");
+    }
+    // The neighbour, and what is durable of the facet itself.
+    for handle in [&neighbours.neighbour, &neighbours.hostile] {
+        handle.read(|c| Ok(c.query_row("SELECT a FROM t", (), |_| Ok(()))?)).unwrap();
+    }
+    neighbours.neighbour.execute("UPDATE t SET a = a", ()).wait().unwrap();
+    // It comes to an end.
+    let other = neighbours.host.facet("c").unwrap();
+    neighbours
+        .host
+        .set_isolation(
+            "c",
+            Some(Isolation::untrusted().call_steps_max(Some(10_000)).overrun_rest(2)),
+        )
+        .unwrap();
+    let endless = other.query(ENDLESS, (), |_| Ok(()));
+    assert_eq!(endless.wait().unwrap_err().kind(), Kind::BudgetExceeded);
+    while let Err(error) = other.query("SELECT 1", (), |_| Ok(())).wait() {
+        assert_eq!(error.kind(), Kind::Retry, "{error}");
+    }
+}
+
 /// Two facets on one core: one is hostile, the other lives beside it.
 struct Neighbours {
     directory: tempfile::TempDir,
