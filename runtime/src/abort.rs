@@ -16,6 +16,7 @@ use crate::call::Call;
 use crate::core_thread::Core;
 use crate::error::HostError;
 use crate::host::{Host, checked};
+use crate::schedule::Scope;
 
 /// The time between two aborts on one core.
 #[derive(Default)]
@@ -186,7 +187,7 @@ impl Host {
         }
         target.host.aborts[target.core].abort(&name, reason);
         tracing::info!(facet = %name, reason, "aborted");
-        target.call(|core: &mut Core| {
+        target.call_over(vec![Scope::subtree(&name)], |core: &mut Core| {
             core.close_aborted();
             core.on_catalog(&[], |_| Ok(()))
         })

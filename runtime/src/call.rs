@@ -5,7 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
@@ -15,7 +15,8 @@ use crate::config::MailboxFull;
 use crate::core_thread::{self, Core};
 use crate::error::{HostError, Result};
 use crate::line::{Line, Place};
-use crate::mailbox::{Mailbox, Refused};
+use crate::mailbox::{Mailbox, Post, Refused};
+use crate::schedule::{Full, LaneKey, Scope};
 use crate::shared::Shared;
 use crate::task::Job;
 
@@ -23,7 +24,9 @@ use crate::task::Job;
 pub(crate) struct Target {
     pub(crate) host: Arc<Shared>,
     pub(crate) core: usize,
-    pub(crate) facet: Option<FacetName>,
+    /// Of the facet, if it is one.
+    lane: LaneKey,
+    lane_max: LaneMax,
     /// Calls of this target that met a full mailbox. While there are any, later calls of the target
     /// line up behind them.
     line: Line,
@@ -31,41 +34,86 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn new(host: &Arc<Shared>, core: usize, facet: Option<FacetName>) -> Arc<Self> {
-        Arc::new(Self { host: Arc::clone(host), core, facet, line: Line::default() })
+        Arc::new(Self {
+            host: Arc::clone(host),
+            core,
+            lane: LaneKey::of(facet),
+            lane_max: LaneMax::default(),
+            line: Line::default(),
+        })
     }
 
-    /// Makes a call of `work`.
+    pub(crate) fn facet(&self) -> Option<&FacetName> {
+        self.lane.facet()
+    }
+
+    /// Makes a call of `work`, which has its turn when those of this target before it have had theirs.
     pub(crate) fn call<T, W>(self: &Arc<Self>, work: W) -> Call<T>
     where
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
     {
-        if let Err(error) = self.host.check_open(self.facet.as_ref()) {
+        self.send(None, work)
+    }
+
+    /// Makes a call of `work`, which has its turn after all calls made before on what `scopes` names,
+    /// and before those made later.
+    pub(crate) fn call_over<T, W>(self: &Arc<Self>, scopes: Vec<Scope>, work: W) -> Call<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+    {
+        self.send(Some(scopes.into_boxed_slice()), work)
+    }
+
+    fn send<T, W>(self: &Arc<Self>, scopes: Option<Box<[Scope]>>, work: W) -> Call<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+    {
+        if let Err(error) = self.host.check_open(self.facet()) {
             return Call::failed(error);
         }
         let (reply, receiver) = oneshot::channel();
-        let task = Job::boxed(self.facet.clone(), reply, work);
+        let post = Post { call: Job::boxed(self.facet().cloned(), reply, work), scopes };
         let refused = if self.line.is_empty() {
-            self.mailbox().try_enter(task)
+            self.mailbox().enter(&self.lane, self.lane_max(), post, None)
         } else {
-            Err(Refused::Full(task))
+            Err(Refused::Full(Full::Facet, post))
         };
         let state = match refused {
             Ok(()) => State::Sent(receiver),
             Err(Refused::Closed) => State::Failed(self.gone()),
-            Err(Refused::Full(task)) => match self.host.mailbox_full {
+            Err(Refused::Full(full, post)) => match self.host.mailbox_full {
                 MailboxFull::Wait => {
-                    let place = self.line.join(task);
+                    let place = self.line.join(post);
                     State::Unsent(InLine { target: Arc::clone(self), place }, receiver)
                 }
-                MailboxFull::Error => State::Failed(HostError::MailboxFull {
-                    facet: self.facet.clone(),
-                    core: self.core,
-                    calls_max: self.host.mailbox_calls_max,
-                }),
+                MailboxFull::Error => State::Failed(self.full(full)),
             },
         };
         Call { state, target: Some(Arc::clone(self)) }
+    }
+
+    fn full(&self, full: Full) -> HostError {
+        match (full, self.facet()) {
+            (Full::Facet, Some(facet)) => {
+                HostError::FacetBusy { facet: facet.clone(), calls_max: self.lane_max() }
+            }
+            (_, facet) => HostError::MailboxFull {
+                facet: facet.cloned(),
+                core: self.core,
+                calls_max: self.host.mailbox_calls_max,
+            },
+        }
+    }
+
+    /// Most calls that wait in the lane.
+    fn lane_max(&self) -> usize {
+        match self.facet() {
+            Some(facet) => self.lane_max.of(facet, &self.host),
+            None => self.host.mailbox_calls_max,
+        }
     }
 
     fn mailbox(&self) -> &Mailbox {
@@ -74,7 +122,7 @@ impl Target {
 
     /// Why no reply will come.
     fn gone(&self) -> HostError {
-        let facet = self.facet.clone();
+        let facet = self.facet().cloned();
         // A core that was lost did not run to the end of its mailbox, whatever came afterwards.
         if self.host.lost[self.core].load(Ordering::Acquire) || !self.host.is_closed() {
             HostError::CoreLost { facet, core: self.core }
@@ -87,9 +135,31 @@ impl Target {
     pub(crate) fn check_wait(&self) -> Result<()> {
         self.host.check_process()?;
         if core_thread::is_current() {
-            return Err(HostError::WaitOnCore { facet: self.facet.clone() });
+            return Err(HostError::WaitOnCore { facet: self.facet().cloned() });
         }
         Ok(())
+    }
+}
+
+/// What the facet's policy says of calls that wait, and the generation of the policies it is of: each
+/// in one half, read and written as one. Generation 0 is never written: it is not looked up yet.
+#[derive(Default)]
+struct LaneMax(AtomicU64);
+
+impl LaneMax {
+    fn of(&self, facet: &FacetName, host: &Shared) -> usize {
+        let known = self.0.load(Ordering::Relaxed);
+        // It wraps after four billion changes, and is then wrong if none was seen in between.
+        let generation = host.policies.generation() & u64::from(u32::MAX);
+        if known >> 32 == generation + 1 {
+            return usize::try_from(known & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        }
+        let (policy, generation) = host.policies.of(facet);
+        let most = policy.calls_waiting().unwrap_or(host.facet_calls_max);
+        let bits = u64::from(u32::try_from(most).unwrap_or(u32::MAX));
+        let generation = generation & u64::from(u32::MAX);
+        self.0.store(((generation + 1) << 32) | bits, Ordering::Relaxed);
+        most
     }
 }
 
@@ -206,7 +276,8 @@ impl<T> Call<T> {
                 if let Err(error) = target.host.check_process() {
                     return Poll::Ready(Some(Err(error)));
                 }
-                if !target.line.advance(target.mailbox(), in_line.place, waker) {
+                let lane = (&target.lane, target.lane_max());
+                if !target.line.advance(target.mailbox(), lane, in_line.place, waker) {
                     self.state = State::Unsent(in_line, receiver);
                     return Poll::Pending;
                 }
@@ -249,7 +320,7 @@ impl<T> fmt::Debug for Call<T> {
             State::Sent(_) | State::Polled(_) => "sent",
             State::Done => "taken",
         };
-        let facet = self.target.as_ref().and_then(|target| target.facet.as_ref());
+        let facet = self.target.as_ref().and_then(|target| target.facet());
         f.debug_struct("Call").field("facet", &facet).field("state", &state).finish()
     }
 }

@@ -10,13 +10,13 @@ use lapidary_vfs::{ProcessSettings, VfsOptions};
 use crate::error::{HostError, Result};
 use crate::isolation::Isolation;
 
-/// What a call meets when its core's mailbox is full.
+/// What a call meets when its core's mailbox is full, or its facet has its most calls waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum MailboxFull {
     /// It waits for room, when it is awaited or waited for.
     #[default]
     Wait,
-    /// It fails at once with [`HostError::MailboxFull`].
+    /// It fails at once with [`HostError::MailboxFull`] or [`HostError::FacetBusy`].
     Error,
 }
 
@@ -38,6 +38,7 @@ pub struct HostConfig {
     pub(crate) pin_cores: bool,
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
+    pub(crate) facet_calls_max: usize,
     pub(crate) resident_facets_max: usize,
     pub(crate) cached_statements_max: usize,
     pub(crate) page_cache_kib_max: u32,
@@ -61,6 +62,7 @@ impl Default for HostConfig {
             pin_cores: true,
             mailbox_calls_max: 4_096,
             mailbox_full: MailboxFull::default(),
+            facet_calls_max: 1_024,
             resident_facets_max: 8_192,
             cached_statements_max: 32,
             page_cache_kib_max: PAGE_CACHE_KIB_DEFAULT,
@@ -96,14 +98,26 @@ impl HostConfig {
         self
     }
 
-    /// Calls that wait in a core's mailbox, at least 1. Default 4,096. A larger mailbox rides out
-    /// longer bursts; the last call in it waits for all before it.
+    /// Calls that wait in a core's mailbox, all facets together, at least 1. Default 4,096. A larger
+    /// mailbox rides out longer bursts. A facet that has no call waiting is let in beyond it with one,
+    /// so those with many never keep it out.
     pub fn mailbox_calls_max(mut self, calls: usize) -> Self {
         self.mailbox_calls_max = calls;
         self
     }
 
-    /// What a call meets when the mailbox is full. Default: it waits.
+    /// Calls of one facet that wait for their turn, at least 1. Default 1,024.
+    /// [`Isolation::calls_waiting_max`](crate::Isolation::calls_waiting_max) says it for some facets.
+    ///
+    /// The facets of a core take turns: one with many calls waiting delays a call of another by no more
+    /// than one of its own. So this bounds memory, and how long a facet's own last call waits.
+    pub fn facet_calls_max(mut self, calls: usize) -> Self {
+        self.facet_calls_max = calls;
+        self
+    }
+
+    /// What a call meets when the mailbox is full, or the facet has its most calls waiting. Default: it
+    /// waits.
     pub fn mailbox_full(mut self, full: MailboxFull) -> Self {
         self.mailbox_full = full;
         self
@@ -202,8 +216,8 @@ impl HostConfig {
     pub(crate) fn check(&self) -> Result<()> {
         let broken = if self.mailbox_calls_max == 0 {
             Some(("mailbox_calls_max", "is 0, so no call could enter; use at least 1"))
-        } else if self.mailbox_calls_max > MAILBOX_CALLS_LIMIT {
-            Some(("mailbox_calls_max", "is above 16,777,216; its slots are allocated at once"))
+        } else if self.facet_calls_max == 0 {
+            Some(("facet_calls_max", "is 0, so no call could enter; use at least 1"))
         } else if self.resident_facets_max == 0 {
             Some(("resident_facets_max", "is 0, so no facet could open; use at least 1"))
         } else if self.page_cache_kib_max > i32::MAX.unsigned_abs() {
@@ -215,5 +229,3 @@ impl HostConfig {
             .map_or(Ok(()), |(setting, reason)| Err(HostError::InvalidSetting { setting, reason }))
     }
 }
-
-const MAILBOX_CALLS_LIMIT: usize = 1 << 24;

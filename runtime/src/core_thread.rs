@@ -37,9 +37,6 @@ pub(crate) fn is_current() -> bool {
     IS_CORE.get()
 }
 
-/// Calls served before waiting futures are told of room.
-const BATCH_CALLS_MAX: usize = 256;
-
 /// Tells that a core has ended on a panic.
 struct LostOnPanic {
     shared: Arc<Shared>,
@@ -86,33 +83,25 @@ impl Core {
         // Dropped before `self` and `inbox`, so before those who wait for replies are told.
         let _lost = LostOnPanic { shared: Arc::clone(&self.shared), core: self.number };
         let mut event = self.sleep(&inbox);
-        let mut batch_calls = 0;
         loop {
             match event {
                 Event::Task(task) => {
                     self.serve(task);
-                    batch_calls += 1;
                     if inbox.take_durable() {
                         self.release();
                     }
                 }
                 Event::Durable => self.release(),
-                Event::Stop => break,
             }
-            let next = inbox.try_next();
-            if next.is_none() || batch_calls == BATCH_CALLS_MAX {
-                batch_calls = 0;
-                inbox.wake_waiting();
-            }
-            event = match next {
-                Some(event) => event,
+            event = match inbox.try_next() {
+                Some(task) => Event::Task(task),
                 // What was sent before the host was closed is in the mailbox by now, and served
                 // below.
                 None if self.shared.is_closed() => break,
                 None => self.sleep(&inbox),
             };
         }
-        while let Some(Event::Task(task)) = inbox.try_next() {
+        while let Some(task) = inbox.try_next() {
             self.serve(task);
         }
         self.output.drain();

@@ -219,6 +219,17 @@ pub enum HostError {
         /// Calls its mailbox holds.
         calls_max: usize,
     },
+    /// The facet has its most calls waiting and
+    /// [`MailboxFull::Error`](crate::MailboxFull::Error) was asked for.
+    #[error(
+        "facet {facet}: it has {calls_max} calls waiting, its most; nothing was done: try again later"
+    )]
+    FacetBusy {
+        /// The facet.
+        facet: FacetName,
+        /// Calls of it that may wait.
+        calls_max: usize,
+    },
     /// A core's own thread was to block on a call, which it could be the one to run.
     #[error(
         "{}a closure running on a core may not block on another call; make that call from outside, \
@@ -324,7 +335,9 @@ impl HostError {
             Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
                 HostErrorKind::Reopen
             }
-            Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
+            Self::MailboxFull { .. } | Self::FacetBusy { .. } | Self::ShutdownTimeout { .. } => {
+                HostErrorKind::Retry
+            }
             Self::Closed { .. } => HostErrorKind::Closed,
             Self::Spawn { .. } => HostErrorKind::Io,
         }

@@ -6,6 +6,7 @@ use crate::call::Call;
 use crate::core_thread::Core;
 use crate::error::Result;
 use crate::host::{Host, checked};
+use crate::schedule::Scope;
 
 impl Host {
     /// Creates the facet `to`, which begins with what `from` has in the version asked for. It takes
@@ -41,7 +42,8 @@ impl Host {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.on_name(&from.clone(), move |store| {
+        let scopes = vec![Scope::facet(&from), Scope::facet(&to)];
+        self.on_name(&from.clone(), scopes, move |store| {
             store.fork_facet(&from, &to, version)?;
             Ok(())
         })
@@ -64,7 +66,8 @@ impl Host {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.on_name(&from.clone(), move |store| {
+        let scopes = vec![Scope::subtree(&from), Scope::subtree(&to)];
+        self.on_name(&from.clone(), scopes, move |store| {
             let (facets, _) = store.fork_subtree(&from, &to, version)?;
             Ok(facets.iter().map(|facet| facet.name()).collect())
         })
@@ -122,17 +125,20 @@ impl Host {
         F: FnOnce(&Store, &FacetName) -> Result<T> + Send + 'static,
     {
         match checked(name) {
-            Ok(name) => self.on_name(&name.clone(), move |store| body(store, &name)),
+            Ok(name) => {
+                let scopes = vec![Scope::subtree(&name)];
+                self.on_name(&name.clone(), scopes, move |store| body(store, &name))
+            }
             Err(error) => Call::failed(error),
         }
     }
 
-    /// Runs `body` on the core in charge of `name`, after all calls made on it before.
-    fn on_name<T, F>(&self, name: &FacetName, body: F) -> Call<T>
+    /// Runs `body` on the core in charge of `name`, after all calls made on `scopes` before.
+    fn on_name<T, F>(&self, name: &FacetName, scopes: Vec<Scope>, body: F) -> Call<T>
     where
         T: Send + 'static,
         F: FnOnce(&Store) -> Result<T> + Send + 'static,
     {
-        self.target(name).call(move |core: &mut Core| core.on_catalog(&[], body))
+        self.target(name).call_over(scopes, move |core: &mut Core| core.on_catalog(&[], body))
     }
 }

@@ -25,6 +25,7 @@ use crate::mailbox::{Inbox, mailbox};
 use crate::meter::Meters;
 use crate::placement::core_of;
 use crate::readers::Readers;
+use crate::schedule::Scope;
 use crate::shared::{Names, Shared};
 use crate::stat::{CoreCounters, HostStat};
 
@@ -138,6 +139,7 @@ impl Host {
             mailboxes: mailboxes.into_boxed_slice(),
             mailbox_calls_max: config.mailbox_calls_max,
             mailbox_full: config.mailbox_full,
+            facet_calls_max: config.facet_calls_max,
             counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
             names: Names::default(),
@@ -169,7 +171,7 @@ impl Host {
             Ok(name) => name,
             Err(error) => return Call::failed(error),
         };
-        self.target(&name).call(move |core: &mut Core| {
+        self.target(&name).call_over(vec![Scope::subtree(&name)], move |core: &mut Core| {
             core.on_catalog(&[&name], |store| {
                 store.delete_facet(&name)?;
                 Ok(())
@@ -189,11 +191,13 @@ impl Host {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.target(&from).call(move |core: &mut Core| core.rename(&from, &to))
+        let scopes = vec![Scope::subtree(&from), Scope::subtree(&to)];
+        self.target(&from).call_over(scopes, move |core: &mut Core| core.rename(&from, &to))
     }
 
     /// At most `limit` facets within `prefix` (all if `None`), in the order of their names, from the
-    /// one that follows `after`.
+    /// one that follows `after`. It does not wait for calls made before it: a facet that one of those
+    /// creates is in the list if that one was answered.
     pub fn list(
         &self,
         prefix: Option<&str>,

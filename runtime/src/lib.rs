@@ -52,6 +52,7 @@
 //! | `history` | bookmarks of a facet, reading and restoring the past |
 //! | `call` | [`Call`]: the reply to come, as a future and for blocking |
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
+//! | `schedule` | in which order a core serves them: a turn for each facet |
 //! | `core_thread` | the loop of a core: calls in, replies out |
 //! | `task` | a call on its way: work to run, then a reply to release |
 //! | `output_gate` | replies held until what they observed is durable |
@@ -98,6 +99,7 @@ mod output_gate;
 mod placement;
 mod readers;
 mod reserved;
+mod schedule;
 mod schema;
 mod shared;
 mod stat;

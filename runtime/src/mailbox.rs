@@ -1,67 +1,63 @@
 //! How calls enter a core.
 //!
-//! A mailbox is a bounded channel, plus a list of the tasks (in the executor's sense) that wait for
-//! room in it, plus a channel of one token that says "something became durable, or never will".
+//! A mailbox is what waits ([`Schedule`]) under a lock, and a bell. The core alone takes from it.
 //!
 //! No wakeup is lost:
 //!
-//! 1. *Calls.* The core sleeps in a `select` over both channels, so a message sent before or during
-//!    it ends it.
-//! 2. *Durability.* The store publishes its durable LSN, then calls the listener, which puts the
-//!    token. The core takes the token, then asks the store what is durable. If the token is there
-//!    already, the put does nothing, and the core has yet to take it and ask. So whatever was
-//!    published is seen by an asking that follows it.
-//! 3. *Room.* A waiting future puts its waker on the list, then tries to send once more. The core
-//!    receives messages, then wakes everybody on the list. If that second try finds the channel
-//!    full, it holds messages that the core has yet to receive, and the list is looked at after
-//!    that. The lock of the list orders the two: had the core looked at the list before the waker
-//!    was there, the room it had made before would be visible to the second try.
+//! 1. *Calls.* The core looks for a call and says that it sleeps under the lock, in one; who puts a
+//!    call in under the lock finds it asleep and rings, or awake, and then it has yet to look.
+//! 2. *Durability.* The store publishes its durable LSN, then puts the token. The core takes the
+//!    token, then asks the store what is durable. If the token is there already, the put does
+//!    nothing, and the core has yet to take it and ask. So whatever was published is seen by an
+//!    asking that follows it. The putting rings under the lock, as in 1.
+//! 3. *Room.* A future that finds no room leaves its waker in the same hold of the lock. The lane that
+//!    refused it has calls waiting; the core, when it takes one of those, takes the wakers too.
 //! 4. *Closing.* The host is marked closed, then the token is put. The core takes the token, and
-//!    whenever it finds no message it asks whether the host is closed: as in 2, the asking sees it.
-//!    A full mailbox does not matter, since no room in it is needed.
-//! 5. *End.* The core marks its mailbox ended, drops what is in it unrun, which the callers learn
-//!    from the closed reply channel, then wakes the list. A sender looks at the mark before and
-//!    after it sends: if the core's emptying missed its message, it finds the mark, and drops what
-//!    is there itself.
+//!    whenever it finds no call it asks whether the host is closed: as in 2, the asking sees it.
+//! 5. *End.* The core marks the mailbox ended under the lock, and takes out what is in it; what comes
+//!    later finds the mark. What was taken out is dropped unrun, which its callers learn from the
+//!    closed reply channel.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
-
+use crate::schedule::{self, Bounds, Full, LaneKey, Schedule};
 use crate::task::Task;
+
+pub(crate) type Post = schedule::Post<Box<dyn Task>>;
 
 /// The callers' side.
 pub(crate) struct Mailbox {
-    calls: Sender<Box<dyn Task>>,
-    /// For calls that came too late: a channel keeps its messages when its receiver is dropped.
-    leftover: Receiver<Box<dyn Task>>,
-    signal: DurableSignal,
-    room: Arc<Room>,
+    shared: Arc<Shared>,
+    calls_max: usize,
 }
 
 /// The core's side.
-pub(crate) struct Inbox {
-    calls: Receiver<Box<dyn Task>>,
-    durable: Receiver<()>,
-    room: Arc<Room>,
-}
+pub(crate) struct Inbox(Arc<Shared>);
 
 /// Puts a core's token.
 #[derive(Clone)]
-pub(crate) struct DurableSignal(Sender<()>);
+pub(crate) struct DurableSignal(Arc<Shared>);
 
 #[derive(Default)]
-struct Room {
-    waiting: Mutex<Vec<Waker>>,
-    has_ended: AtomicBool,
+struct Shared {
+    state: Mutex<State>,
+    bell: Condvar,
+    durable: AtomicBool,
 }
 
-/// Why a task did not enter.
+#[derive(Default)]
+struct State {
+    schedule: Schedule<Box<dyn Task>>,
+    is_asleep: bool,
+    has_ended: bool,
+}
+
+/// Why a call did not enter.
 pub(crate) enum Refused {
-    Full(Box<dyn Task>),
+    Full(Full, Post),
     Closed,
 }
 
@@ -70,141 +66,141 @@ pub(crate) enum Event {
     Task(Box<dyn Task>),
     /// The token was taken.
     Durable,
-    /// Nobody can send a call any more.
-    Stop,
 }
 
-/// A mailbox for `calls_max` calls.
+/// A mailbox for some `calls_max` calls; see [`Bounds::all`].
 pub(crate) fn mailbox(calls_max: usize) -> (Mailbox, Inbox, DurableSignal) {
-    let (calls, calls_out) = bounded(calls_max);
-    let (token, token_out) = bounded(1);
-    let room = Arc::<Room>::default();
-    let signal = DurableSignal(token);
-    (
-        Mailbox {
-            calls,
-            leftover: calls_out.clone(),
-            signal: signal.clone(),
-            room: Arc::clone(&room),
-        },
-        Inbox { calls: calls_out, durable: token_out, room },
-        signal,
-    )
+    let shared = Arc::<Shared>::default();
+    let signal = DurableSignal(Arc::clone(&shared));
+    (Mailbox { shared: Arc::clone(&shared), calls_max }, Inbox(shared), signal)
 }
 
 impl DurableSignal {
     pub(crate) fn put(&self) {
-        // Full: the core has yet to take an earlier token. Closed: the core has ended.
-        let _ = self.0.try_send(());
+        self.0.put_token();
     }
 }
 
 impl Mailbox {
     pub(crate) fn calls_waiting(&self) -> usize {
-        self.calls.len()
+        self.shared.lock().schedule.len()
     }
 
-    pub(crate) fn try_enter(&self, task: Box<dyn Task>) -> Result<(), Refused> {
-        if self.room.has_ended() {
-            return Err(Refused::Closed);
-        }
-        let entered = self.calls.try_send(task);
-        if self.room.has_ended() {
-            discard(&self.leftover);
-            return Err(Refused::Closed);
-        }
-        match entered {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(task)) => Err(Refused::Full(task)),
-            Err(TrySendError::Disconnected(_)) => Err(Refused::Closed),
-        }
-    }
-
-    /// As `try_enter`; if it is full, `waker` is woken when there may be room.
-    pub(crate) fn enter_or_register(
+    /// Puts a call into `lane`, unless `lane_max` calls wait there. If there is no room, `waker` is
+    /// woken when there may be.
+    pub(crate) fn enter(
         &self,
-        task: Box<dyn Task>,
-        waker: &Waker,
+        lane: &LaneKey,
+        lane_max: usize,
+        post: Post,
+        waker: Option<&Waker>,
     ) -> Result<(), Refused> {
-        match self.try_enter(task) {
-            Err(Refused::Full(task)) => {
-                let mut waiting = self.room.lock();
-                if !waiting.iter().any(|other| other.will_wake(waker)) {
-                    waiting.push(waker.clone());
-                }
-                drop(waiting);
-                self.try_enter(task)
-            }
-            entered_or_closed => entered_or_closed,
+        let bounds = Bounds { lane: lane_max, all: self.calls_max };
+        let mut state = self.shared.lock();
+        if state.has_ended {
+            drop(state);
+            return Err(Refused::Closed);
         }
+        if let Err((full, post)) = state.schedule.push(lane, bounds, post) {
+            if let Some(waker) = waker {
+                state.schedule.await_room(lane, waker);
+            }
+            return Err(Refused::Full(full, post));
+        }
+        let is_asleep = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if is_asleep {
+            self.shared.bell.notify_one();
+        }
+        Ok(())
     }
 
     /// Has the core look around, though nothing was sent.
     pub(crate) fn wake(&self) {
-        self.signal.put();
+        self.shared.put_token();
     }
 }
 
 impl Inbox {
     /// The next call, if one waits.
-    pub(crate) fn try_next(&self) -> Option<Event> {
-        match self.calls.try_recv() {
-            Ok(task) => Some(Event::Task(task)),
-            Err(TryRecvError::Disconnected) => Some(Event::Stop),
-            Err(TryRecvError::Empty) => None,
-        }
+    pub(crate) fn try_next(&self) -> Option<Box<dyn Task>> {
+        Self::take(self.0.lock()).ok()
     }
 
     /// Sleeps until there is something to do.
     pub(crate) fn next(&self) -> Event {
-        select! {
-            recv(self.calls) -> message => match message {
-                Ok(task) => Event::Task(task),
-                Err(_) => Event::Stop,
-            },
-            recv(self.durable) -> _ => Event::Durable,
+        let mut state = self.0.lock();
+        loop {
+            state = match Self::take(state) {
+                Ok(task) => return Event::Task(task),
+                Err(state) => state,
+            };
+            if self.take_durable() {
+                return Event::Durable;
+            }
+            state.is_asleep = true;
+            while state.is_asleep {
+                state = self.0.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
+    }
+
+    /// The next call; the hold of the lock, if there is none.
+    fn take(mut state: MutexGuard<'_, State>) -> Result<Box<dyn Task>, MutexGuard<'_, State>> {
+        let Some(task) = state.schedule.next() else { return Err(state) };
+        let woken = state.schedule.take_woken();
+        drop(state);
+        wake_all(woken);
+        Ok(task)
     }
 
     /// Takes the token, if it is there.
     pub(crate) fn take_durable(&self) -> bool {
-        self.durable.try_recv().is_ok()
-    }
-
-    /// Wakes the futures that wait for room. To be called after messages were received.
-    pub(crate) fn wake_waiting(&self) {
-        let waiting = std::mem::take(&mut *self.room.lock());
-        waiting.into_iter().for_each(Waker::wake);
+        self.0.durable.load(Ordering::Relaxed) && self.0.durable.swap(false, Ordering::SeqCst)
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        // The order matters, see 5 above.
-        self.room.has_ended.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        discard(&self.calls);
-        self.wake_waiting();
+        let mut state = self.0.lock();
+        state.has_ended = true;
+        let (calls, wakers) = state.schedule.drain();
+        drop(state);
+        for call in calls {
+            // Its closure's destructor may panic.
+            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
+                std::mem::forget(panic);
+                tracing::error!("the destructor of a call that was not run panicked");
+            }
+        }
+        wake_all(wakers);
     }
 }
 
-/// Drops the calls left in `calls`. Their closures' destructors may panic.
-fn discard(calls: &Receiver<Box<dyn Task>>) {
-    while let Ok(task) = calls.try_recv() {
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(task))) {
-            std::mem::forget(panic);
-            tracing::error!("the destructor of a call that was not run panicked");
+impl Shared {
+    fn put_token(&self) {
+        if self.durable.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.lock();
+        let is_asleep = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if is_asleep {
+            self.bell.notify_one();
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Room {
-    fn has_ended(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.has_ended.load(Ordering::SeqCst)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+/// A caller's waker may panic: the core must outlive it.
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            std::mem::forget(panic);
+            tracing::error!("a waker panicked");
+        }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Box<[Mailbox]>,
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
+    pub(crate) facet_calls_max: usize,
     pub(crate) readers: Readers,
     pub(crate) policies: Arc<Policies>,
     pub(crate) meters: Arc<Meters>,

@@ -37,6 +37,7 @@ pub struct Isolation {
     pub(super) result_rows_max: Option<u64>,
     pub(super) result_bytes_max: Option<u64>,
     pub(super) page_cache_kib_max: Option<u32>,
+    pub(super) calls_waiting_max: Option<usize>,
 }
 
 /// What the authorizer goes by.
@@ -66,6 +67,7 @@ impl Isolation {
             result_rows_max: None,
             result_bytes_max: None,
             page_cache_kib_max: None,
+            calls_waiting_max: None,
         }
     }
 
@@ -100,6 +102,7 @@ impl Isolation {
             result_rows_max: Some(1_000_000),
             result_bytes_max: Some(64 << 20),
             page_cache_kib_max: Some(2_000),
+            calls_waiting_max: None,
         }
     }
 
@@ -134,6 +137,7 @@ impl Isolation {
             result_rows_max: Some(10_000),
             result_bytes_max: Some(8 << 20),
             page_cache_kib_max: Some(1_000),
+            calls_waiting_max: None,
         }
     }
 
@@ -169,6 +173,17 @@ impl Isolation {
     pub fn page_cache_kib_max(mut self, kib: Option<u32>) -> Self {
         self.page_cache_kib_max = kib;
         self
+    }
+
+    /// Calls of a facet that wait for their turn, at least 1; `None` leaves it to
+    /// [`HostConfig::facet_calls_max`](crate::HostConfig::facet_calls_max).
+    pub fn calls_waiting_max(mut self, calls: Option<usize>) -> Self {
+        self.calls_waiting_max = calls.map(|calls| calls.max(1));
+        self
+    }
+
+    pub(crate) fn calls_waiting(&self) -> Option<usize> {
+        self.calls_waiting_max
     }
 
     /// One of SQLite's own limits, in its unit; see <https://sqlite.org/c3ref/c_limit_attached.html>.

@@ -1,0 +1,578 @@
+//! The order in which a core serves what waits.
+//!
+//! Each facet with calls has a *lane*, and they are served in it in the order in which they came.
+//! Lanes that can go on stand in a *ring*: each has its turn, then stands behind all others. So
+//! however many calls one facet has waiting, another's first call waits for one turn of each facet
+//! that is busy.
+//!
+//! A call that concerns several names, or all names below one, is a *barrier*: it has a mark in the
+//! lane of each, behind what came before it. A lane whose first is a mark stops. When all of its
+//! marks are the first of their lanes the barrier takes its place in the ring, and when it is served
+//! the lanes go on. Lanes elsewhere are not concerned.
+//!
+//! A lane that comes to be while a barrier on a subtree around it is pending begins with its mark,
+//! and a barrier has the lane of its own name, made if need be. So of two barriers that have a name
+//! in common, the later one finds the earlier one's mark in a lane, and comes after it: there are no
+//! circles.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
+use std::task::Waker;
+
+use lapidary_engine::FacetName;
+
+/// Which lane: a facet's, or that of the calls that name none. The name is hashed once, here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LaneKey {
+    hash: u64,
+    facet: Option<FacetName>,
+}
+
+impl LaneKey {
+    pub(crate) fn of(facet: Option<FacetName>) -> Self {
+        // Random, since names may come from strangers.
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self { hash: HASHER.hash_one(&facet), facet }
+    }
+
+    pub(crate) fn facet(&self) -> Option<&FacetName> {
+        self.facet.as_ref()
+    }
+}
+
+impl Hash for LaneKey {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(self.hash);
+    }
+}
+
+/// For keys that bring their hash along.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// A name that a barrier concerns.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    root: LaneKey,
+    /// Whether all names below it are concerned too.
+    below: bool,
+}
+
+impl Scope {
+    pub(crate) fn facet(name: &FacetName) -> Self {
+        Self { root: LaneKey::of(Some(name.clone())), below: false }
+    }
+
+    pub(crate) fn subtree(name: &FacetName) -> Self {
+        Self { root: LaneKey::of(Some(name.clone())), below: true }
+    }
+
+    fn covers(&self, lane: &LaneKey) -> bool {
+        match (lane.facet(), self.root.facet()) {
+            (Some(name), Some(root)) if self.below => name.is_within(root),
+            _ => *lane == self.root,
+        }
+    }
+}
+
+/// A call on its way into a schedule.
+pub(crate) struct Post<T> {
+    pub(crate) call: T,
+    /// The names it concerns, if that is not its lane alone: it is a barrier.
+    pub(crate) scopes: Option<Box<[Scope]>>,
+}
+
+/// Which bound was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    Facet,
+    Core,
+}
+
+/// Most calls that wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// In the lane.
+    pub(crate) lane: usize,
+    /// In all lanes together. The first of a lane is let in beyond it: who has nothing waiting is not
+    /// kept out by those who have much.
+    pub(crate) all: usize,
+}
+
+struct Lane<T> {
+    key: LaneKey,
+    waiting: VecDeque<Item<T>>,
+    /// In the ring, stopped, or being served.
+    placed: bool,
+    /// Those who wait for room in it.
+    wakers: Vec<Waker>,
+    bound: usize,
+}
+
+enum Item<T> {
+    Call(T),
+    Mark(u64),
+}
+
+struct Barrier<T> {
+    call: T,
+    scopes: Box<[Scope]>,
+    /// Lanes whose mark is not the first yet.
+    awaited: usize,
+    stopped: Vec<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Turn {
+    Lane(usize),
+    Barrier(u64),
+}
+
+/// What waits on one core.
+pub(crate) struct Schedule<T> {
+    lanes: Vec<Lane<T>>,
+    /// Places in `lanes` that nobody has.
+    free: Vec<usize>,
+    places: HashMap<LaneKey, usize, BuildHasherDefault<Hashed>>,
+    ring: VecDeque<Turn>,
+    serving: Option<usize>,
+    /// By number, so in the order in which they came.
+    barriers: BTreeMap<u64, Barrier<T>>,
+    /// Those of them that have a subtree.
+    subtrees: Vec<u64>,
+    barriers_seen: u64,
+    calls: usize,
+    woken: Vec<Waker>,
+}
+
+impl<T> Default for Schedule<T> {
+    fn default() -> Self {
+        Self {
+            lanes: Vec::new(),
+            free: Vec::new(),
+            places: HashMap::default(),
+            ring: VecDeque::new(),
+            serving: None,
+            barriers: BTreeMap::new(),
+            subtrees: Vec::new(),
+            barriers_seen: 0,
+            calls: 0,
+            woken: Vec::new(),
+        }
+    }
+}
+
+/// Calls that an idle lane keeps the space of; most lanes have one or two.
+const SPARE_CALLS: usize = 16;
+
+impl<T> Schedule<T> {
+    /// Calls that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.calls
+    }
+
+    /// The place of `lane`, if it has one, if there is room for a call in it.
+    fn room(&self, lane: &LaneKey, bounds: Bounds) -> Result<Option<usize>, Full> {
+        let place = self.places.get(lane).copied();
+        let waiting = place.map_or(0, |place| self.lanes[place].waiting.len());
+        if waiting >= bounds.lane {
+            Err(Full::Facet)
+        } else if waiting > 0 && self.calls >= bounds.all {
+            Err(Full::Core)
+        } else {
+            Ok(place)
+        }
+    }
+
+    /// Puts a call at the end of `lane`, or over its scopes; gives it back if there is no room.
+    pub(crate) fn push(
+        &mut self,
+        lane: &LaneKey,
+        bounds: Bounds,
+        post: Post<T>,
+    ) -> Result<(), (Full, Post<T>)> {
+        let place = match self.room(lane, bounds) {
+            Ok(place) => place,
+            Err(full) => return Err((full, post)),
+        };
+        self.calls += 1;
+        match post.scopes {
+            Some(scopes) => self.push_barrier(scopes, post.call),
+            None => {
+                let place = place.unwrap_or_else(|| self.begin(lane));
+                self.lanes[place].bound = bounds.lane;
+                self.append(place, Item::Call(post.call));
+            }
+        }
+        Ok(())
+    }
+
+    fn push_barrier(&mut self, scopes: Box<[Scope]>, call: T) {
+        // Before it is pending itself: new lanes begin with the marks of those before it.
+        let mut places: Vec<usize> = scopes.iter().map(|scope| self.place(&scope.root)).collect();
+        if scopes.iter().any(|scope| scope.below) {
+            let covered = |key: &LaneKey| scopes.iter().any(|scope| scope.covers(key));
+            places.extend(self.places.iter().filter(|(key, _)| covered(key)).map(|(_, &at)| at));
+        }
+        places.sort_unstable();
+        places.dedup();
+        let number = self.barriers_seen;
+        self.barriers_seen += 1;
+        if scopes.iter().any(|scope| scope.below) {
+            self.subtrees.push(number);
+        }
+        let awaited = places.len();
+        self.barriers.insert(number, Barrier { call, scopes, awaited, stopped: Vec::new() });
+        for place in places {
+            self.append(place, Item::Mark(number));
+        }
+    }
+
+    /// Has `waker` woken when there may be room in `lane`, which has just refused a call.
+    pub(crate) fn await_room(&mut self, lane: &LaneKey, waker: &Waker) {
+        if let Some(&place) = self.places.get(lane) {
+            let wakers = &mut self.lanes[place].wakers;
+            if !wakers.iter().any(|other| other.will_wake(waker)) {
+                wakers.push(waker.clone());
+            }
+        }
+    }
+
+    /// The next call. The lane that was served before stands behind all others from now on.
+    pub(crate) fn next(&mut self) -> Option<T> {
+        if let Some(place) = self.serving.take() {
+            self.stand(place);
+        }
+        match self.ring.pop_front()? {
+            Turn::Lane(place) => {
+                self.serving = Some(place);
+                self.take(place)
+            }
+            Turn::Barrier(number) => {
+                let barrier = self.barriers.remove(&number)?;
+                self.subtrees.retain(|&other| other != number);
+                self.calls -= 1;
+                for place in barrier.stopped {
+                    self.lanes[place].waiting.pop_front();
+                    self.wake(place);
+                    self.stand(place);
+                }
+                Some(barrier.call)
+            }
+        }
+    }
+
+    /// Those for whom there is room again, since the last time.
+    pub(crate) fn take_woken(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Everything that waits, in no order, and everybody who waits for room.
+    pub(crate) fn drain(&mut self) -> (Vec<T>, Vec<Waker>) {
+        let drained = std::mem::take(self);
+        let mut wakers = drained.woken;
+        let mut calls = Vec::new();
+        for lane in drained.lanes {
+            wakers.extend(lane.wakers);
+            calls.extend(lane.waiting.into_iter().filter_map(|item| match item {
+                Item::Call(call) => Some(call),
+                Item::Mark(_) => None,
+            }));
+        }
+        calls.extend(drained.barriers.into_values().map(|barrier| barrier.call));
+        (calls, wakers)
+    }
+
+    /// The first of the lane, a call.
+    fn take(&mut self, place: usize) -> Option<T> {
+        let first = self.lanes[place].waiting.pop_front();
+        self.wake(place);
+        match first {
+            Some(Item::Call(call)) => {
+                self.calls -= 1;
+                Some(call)
+            }
+            // A lane in the ring has a call first.
+            Some(Item::Mark(_)) | None => None,
+        }
+    }
+
+    fn place(&mut self, key: &LaneKey) -> usize {
+        self.places.get(key).copied().unwrap_or_else(|| self.begin(key))
+    }
+
+    /// Gives a lane a place, and the marks it has to begin with.
+    fn begin(&mut self, key: &LaneKey) -> usize {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.lanes.push(Lane {
+                key: key.clone(),
+                waiting: VecDeque::new(),
+                placed: false,
+                wakers: Vec::new(),
+                bound: 0,
+            });
+            self.lanes.len() - 1
+        });
+        self.lanes[place].key = key.clone();
+        self.places.insert(key.clone(), place);
+        for at in 0..self.subtrees.len() {
+            let number = self.subtrees[at];
+            let Some(barrier) = self.barriers.get_mut(&number) else { continue };
+            if barrier.scopes.iter().any(|scope| scope.covers(key)) {
+                barrier.awaited += 1;
+                self.append(place, Item::Mark(number));
+            }
+        }
+        place
+    }
+
+    fn append(&mut self, place: usize, item: Item<T>) {
+        let lane = &mut self.lanes[place];
+        lane.waiting.push_back(item);
+        if !lane.placed {
+            self.stand(place);
+        }
+    }
+
+    /// Has the lane stand where its first item says.
+    fn stand(&mut self, place: usize) {
+        let lane = &mut self.lanes[place];
+        lane.placed = true;
+        match lane.waiting.front() {
+            Some(Item::Call(_)) => self.ring.push_back(Turn::Lane(place)),
+            Some(&Item::Mark(number)) => {
+                let Some(barrier) = self.barriers.get_mut(&number) else { return };
+                barrier.stopped.push(place);
+                barrier.awaited -= 1;
+                if barrier.awaited == 0 {
+                    self.ring.push_back(Turn::Barrier(number));
+                }
+            }
+            None => {
+                lane.placed = false;
+                lane.waiting.shrink_to(SPARE_CALLS);
+                self.places.remove(&lane.key);
+                self.free.push(place);
+            }
+        }
+    }
+
+    /// Wakes who waits for room in the lane once half of it is free, so that many go in at a time.
+    fn wake(&mut self, place: usize) {
+        let lane = &mut self.lanes[place];
+        if !lane.wakers.is_empty() && lane.waiting.len() <= lane.bound / 2 {
+            self.woken.append(&mut lane.wakers);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    const WIDE: Bounds = Bounds { lane: usize::MAX, all: usize::MAX };
+
+    fn name(name: &str) -> FacetName {
+        FacetName::new(name).unwrap()
+    }
+
+    fn lane(facet: &str) -> LaneKey {
+        LaneKey::of(Some(name(facet)))
+    }
+
+    type Texts = Schedule<String>;
+
+    /// One call that is named like its facet and number.
+    fn push(schedule: &mut Texts, facet: &str, number: usize) {
+        let post = Post { call: format!("{facet}{number}"), scopes: None };
+        schedule.push(&lane(facet), WIDE, post).map_err(|(full, _)| full).unwrap();
+    }
+
+    fn barrier(schedule: &mut Texts, call: &str, scopes: Vec<Scope>) {
+        let post = Post { call: call.to_owned(), scopes: Some(scopes.into_boxed_slice()) };
+        let lane = post.scopes.as_ref().unwrap()[0].root.clone();
+        schedule.push(&lane, WIDE, post).map_err(|(full, _)| full).unwrap();
+    }
+
+    fn subtree(root: &str) -> Scope {
+        Scope::subtree(&name(root))
+    }
+
+    fn facet(root: &str) -> Scope {
+        Scope::facet(&name(root))
+    }
+
+    fn rest(schedule: &mut Texts) -> String {
+        let served: Vec<String> = std::iter::from_fn(|| schedule.next()).collect();
+        assert_eq!(schedule.len(), 0);
+        assert!(schedule.places.is_empty() && schedule.barriers.is_empty());
+        assert!(schedule.subtrees.is_empty());
+        served.join(" ")
+    }
+
+    #[test]
+    fn a_lane_with_much_delays_the_others_by_one_call_each() {
+        let mut schedule = Texts::default();
+        for facet in ["a", "b"] {
+            (0..10_000).for_each(|number| push(&mut schedule, facet, number));
+        }
+        assert_eq!(schedule.next().unwrap(), "a0");
+        push(&mut schedule, "c", 0);
+        push(&mut schedule, "d", 0);
+        push(&mut schedule, "d", 1);
+        let served: Vec<_> = (0..7).map(|_| schedule.next().unwrap()).collect();
+        assert_eq!(served.join(" "), "b0 c0 d0 a1 b1 d1 a2");
+        // One that has just been served and comes again does not get before the others.
+        push(&mut schedule, "a", 10_000);
+        push(&mut schedule, "e", 0);
+        assert_eq!(schedule.next().unwrap(), "b2");
+        assert_eq!(schedule.next().unwrap(), "e0");
+        assert_eq!(schedule.next().unwrap(), "a3");
+        assert_eq!(schedule.len(), 20_000 + 5 - 11);
+    }
+
+    #[test]
+    fn a_lane_keeps_its_order() {
+        let mut schedule = Texts::default();
+        for number in 0..3 {
+            push(&mut schedule, "a", number);
+            push(&mut schedule, "b", number);
+        }
+        assert_eq!(rest(&mut schedule), "a0 b0 a1 b1 a2 b2");
+    }
+
+    #[test]
+    fn a_barrier_comes_after_what_was_there_and_before_what_follows() {
+        let mut schedule = Texts::default();
+        push(&mut schedule, "t/1", 0);
+        push(&mut schedule, "t/2", 0);
+        push(&mut schedule, "t/2", 1);
+        push(&mut schedule, "u", 0);
+        barrier(&mut schedule, "delete-t", vec![subtree("t")]);
+        push(&mut schedule, "t/1", 1);
+        push(&mut schedule, "t/3", 0);
+        push(&mut schedule, "t", 0);
+        push(&mut schedule, "u", 1);
+        push(&mut schedule, "u", 2);
+        push(&mut schedule, "u", 3);
+        let order = "t/10 t/20 u0 t/21 u1 delete-t u2 t0 t/30 t/11 u3";
+        assert_eq!(rest(&mut schedule), order);
+    }
+
+    #[test]
+    fn a_barrier_on_idle_names_has_its_turn_like_a_call() {
+        let mut schedule = Texts::default();
+        (0..2).for_each(|number| push(&mut schedule, "a", number));
+        barrier(&mut schedule, "fork", vec![facet("b"), facet("c")]);
+        push(&mut schedule, "c", 0);
+        push(&mut schedule, "b", 0);
+        push(&mut schedule, "d", 0);
+        assert_eq!(rest(&mut schedule), "a0 fork d0 a1 b0 c0");
+    }
+
+    #[test]
+    fn barriers_with_a_name_in_common_keep_their_order() {
+        let mut schedule = Texts::default();
+        push(&mut schedule, "x", 0);
+        push(&mut schedule, "x", 1);
+        barrier(&mut schedule, "x-to-y", vec![subtree("x"), subtree("y")]);
+        barrier(&mut schedule, "y-to-z", vec![subtree("y"), subtree("z")]);
+        // Within y, though its own name is no other's.
+        barrier(&mut schedule, "y/1-to-w", vec![facet("y/1"), facet("w")]);
+        push(&mut schedule, "y/1", 0);
+        push(&mut schedule, "y/2", 0);
+        push(&mut schedule, "z/1", 0);
+        assert_eq!(rest(&mut schedule), "x0 x1 x-to-y y-to-z z/10 y/1-to-w y/20 y/10");
+    }
+
+    #[test]
+    fn a_subtree_around_a_pending_barrier_waits_for_it() {
+        let mut schedule = Texts::default();
+        push(&mut schedule, "a/b", 0);
+        push(&mut schedule, "a/b", 1);
+        barrier(&mut schedule, "fork-a/b", vec![facet("a/b"), facet("c")]);
+        barrier(&mut schedule, "delete-a", vec![subtree("a")]);
+        push(&mut schedule, "a/b", 2);
+        push(&mut schedule, "c", 0);
+        assert_eq!(rest(&mut schedule), "a/b0 a/b1 fork-a/b c0 delete-a a/b2");
+    }
+
+    #[test]
+    fn calls_of_no_facet_have_a_lane() {
+        let mut schedule = Texts::default();
+        (0..2).for_each(|number| push(&mut schedule, "a", number));
+        let post = Post { call: "stat".to_owned(), scopes: None };
+        assert!(schedule.push(&LaneKey::of(None), WIDE, post).is_ok());
+        assert_eq!(rest(&mut schedule), "a0 stat a1");
+    }
+
+    #[test]
+    fn bounds_hold_and_never_keep_out_who_has_nothing_waiting() {
+        let mut schedule = Texts::default();
+        let bounds = Bounds { lane: 3, all: 4 };
+        let mut try_push = |facet: &str| {
+            let post = Post { call: facet.to_owned(), scopes: None };
+            schedule.push(&lane(facet), bounds, post).map_err(|(full, post)| (full, post.call))
+        };
+        for _ in 0..3 {
+            try_push("a").unwrap();
+        }
+        assert_eq!(try_push("a").unwrap_err(), (Full::Facet, "a".to_owned()));
+        try_push("b").unwrap();
+        assert_eq!(try_push("b").unwrap_err().0, Full::Core);
+        for stranger in 0..1_000 {
+            try_push(&format!("stranger-{stranger}")).unwrap();
+        }
+        assert_eq!(schedule.len(), 1_004);
+        let served: Vec<_> = (0..1_004).map(|_| schedule.next().unwrap()).collect();
+        assert_eq!(served[..3], ["a", "b", "stranger-0"]);
+        assert_eq!(served[1_001..], ["stranger-999", "a", "a"]);
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_when_half_of_the_lane_is_free() {
+        let mut schedule = Texts::default();
+        (0..4).for_each(|number| push(&mut schedule, "a", number));
+        schedule.lanes[0].bound = 4;
+        schedule.await_room(&lane("a"), Waker::noop());
+        schedule.await_room(&lane("a"), Waker::noop());
+        schedule.next().unwrap();
+        assert!(schedule.take_woken().is_empty());
+        schedule.next().unwrap();
+        assert_eq!(schedule.take_woken().len(), 1, "the same one is told once");
+        assert_eq!(rest(&mut schedule), "a2 a3");
+    }
+
+    #[test]
+    fn draining_gives_out_everything() {
+        let mut schedule = Texts::default();
+        push(&mut schedule, "a", 0);
+        push(&mut schedule, "a", 1);
+        schedule.await_room(&lane("a"), Waker::noop());
+        barrier(&mut schedule, "delete-a", vec![subtree("a")]);
+        assert_eq!(schedule.next().unwrap(), "a0");
+        let (mut calls, wakers) = schedule.drain();
+        calls.sort();
+        assert_eq!((calls.join(" ").as_str(), wakers.len()), ("a1 delete-a", 1));
+        assert_eq!(schedule.len(), 0);
+    }
+}
