@@ -18,10 +18,12 @@
 //!    later finds the mark. What was taken out is dropped unrun, which its callers learn from the
 //!    closed reply channel.
 
+use std::hint;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::thread;
 
 use crate::schedule::{self, Bounds, Full, LaneKey, Schedule};
 use crate::task::Task;
@@ -46,6 +48,8 @@ struct Shared {
     state: Mutex<State>,
     bell: Condvar,
     durable: AtomicBool,
+    /// Whether a call was put in since the core last found none: to be looked at without the lock.
+    stirred: AtomicBool,
 }
 
 #[derive(Default)]
@@ -54,6 +58,11 @@ struct State {
     is_asleep: bool,
     has_ended: bool,
 }
+
+/// Looks around before the core sleeps: each twice as long after the one before it, then each after
+/// another thread had the processor.
+const LINGER_SPINS: u32 = 7;
+const LINGER_YIELDS: u32 = 4;
 
 /// Why a call did not enter.
 pub(crate) enum Refused {
@@ -107,6 +116,7 @@ impl Mailbox {
             }
             return Err(Refused::Full(full, post));
         }
+        self.shared.stirred.store(true, Ordering::Relaxed);
         let is_asleep = std::mem::take(&mut state.is_asleep);
         drop(state);
         if is_asleep {
@@ -129,18 +139,40 @@ impl Inbox {
 
     /// Sleeps until there is something to do.
     pub(crate) fn next(&self) -> Event {
-        let mut state = self.0.lock();
+        let mut lingered = false;
         loop {
-            state = match Self::take(state) {
+            let mut state = match Self::take(self.0.lock()) {
                 Ok(task) => return Event::Task(task),
                 Err(state) => state,
             };
             if self.take_durable() {
                 return Event::Durable;
             }
+            if !lingered {
+                self.0.stirred.store(false, Ordering::Relaxed);
+                drop(state);
+                lingered = true;
+                self.linger();
+                continue;
+            }
             state.is_asleep = true;
             while state.is_asleep {
                 state = self.0.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// Waits a little, some microseconds and a few turns of the scheduler, for something to do: who
+    /// sends a call and finds the core awake need not ask the system to wake it.
+    fn linger(&self) {
+        for step in 0..LINGER_SPINS + LINGER_YIELDS {
+            if self.0.stirred.load(Ordering::Relaxed) || self.0.durable.load(Ordering::Relaxed) {
+                return;
+            }
+            if step < LINGER_SPINS {
+                (0..1 << step).for_each(|_| hint::spin_loop());
+            } else {
+                thread::yield_now();
             }
         }
     }
