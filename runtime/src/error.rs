@@ -27,7 +27,8 @@ pub enum HostErrorKind {
     InvalidInput,
     /// SQLite refused the statement or its values (syntax, constraint, type): nothing was changed.
     Statement,
-    /// The facet's [`Isolation`](crate::Isolation) does not allow the statement: nothing was done.
+    /// The facet's [`Isolation`](crate::Isolation), or the kind of transaction, does not allow the
+    /// statement: nothing was done.
     NotAllowed,
     /// The call used more than the facet's [`Isolation`](crate::Isolation) grants: it was rolled back.
     BudgetExceeded,
@@ -88,6 +89,15 @@ pub enum HostError {
         facet: FacetName,
         /// What was refused.
         what: String,
+    },
+    /// The closure of a [`read_transaction`](crate::FacetHandle::read_transaction) changed something;
+    /// it was rolled back.
+    #[error(
+        "facet {facet}: a statement of a read transaction writes; it was rolled back, use `transaction`"
+    )]
+    ReadTransactionWrites {
+        /// The facet.
+        facet: FacetName,
     },
     /// A call used more than the facet's [`Isolation`](crate::Isolation) grants. What it had not
     /// committed was rolled back; later calls start afresh.
@@ -317,7 +327,9 @@ impl HostError {
                 _ => HostErrorKind::Io,
             },
             Self::File(error) => error.kind(),
-            Self::NotAllowed { .. } => HostErrorKind::NotAllowed,
+            Self::NotAllowed { .. } | Self::ReadTransactionWrites { .. } => {
+                HostErrorKind::NotAllowed
+            }
             Self::BudgetExceeded { .. } => HostErrorKind::BudgetExceeded,
             Self::Migration { source, .. } => source.kind(),
             Self::Vfs(_)

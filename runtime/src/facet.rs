@@ -10,10 +10,11 @@ use rusqlite::{Connection, Params, Row};
 use crate::abort::Epoch;
 use crate::call::{Call, Target};
 use crate::core_thread::Core;
-use crate::error::Result;
+use crate::error::{HostError, Result};
 use crate::isolation::count_row;
 use crate::schema::Schema;
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, read_only};
+use crate::writers::Writer;
 
 /// A way to one facet, by name. Cheap to make and to clone; it holds nothing open.
 ///
@@ -190,6 +191,47 @@ impl FacetHandle {
         let (start, unconfirmed) = (self.start(), self.unconfirmed);
         self.target.call(move |core: &mut Core| {
             let (outcome, ticket) = core.transact(&name, &start, body);
+            (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
+        })
+    }
+
+    /// Runs `body` on the core, after all calls made before, in one transaction that changes nothing.
+    /// Everything it reads is of one version, the newest, durable or not; the reply comes when that is
+    /// durable. See [`read`](Self::read) for reading what is durable, on the calling thread.
+    ///
+    /// If `body` writes to the facet, that is rolled back, and the call fails with
+    /// [`HostError::ReadTransactionWrites`](crate::HostError::ReadTransactionWrites), whatever `body`
+    /// returns. Temporary tables are free.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("accounts/7")?;
+    /// let _sent = facet.execute_batch("CREATE TABLE t(n); INSERT INTO t VALUES (1), (2)");
+    /// let (count, sum) = facet
+    ///     .read_transaction(|connection| {
+    ///         let count = connection.query_row("SELECT count(*) FROM t", (), |row| row.get(0))?;
+    ///         let sum = connection.query_row("SELECT sum(n) FROM t", (), |row| row.get(0))?;
+    ///         Ok::<(i64, i64), HostError>((count, sum))
+    ///     })
+    ///     .wait()?;
+    /// assert_eq!((count, sum), (2, 3));
+    /// let writes = facet.read_transaction(|connection| Ok(connection.execute("DELETE FROM t", ())?));
+    /// assert!(matches!(writes.wait(), Err(HostError::ReadTransactionWrites { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_transaction<T, F>(&self, body: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let name = self.name.clone();
+        let (start, unconfirmed) = (self.start(), self.unconfirmed);
+        self.target.call(move |core: &mut Core| {
+            let ended = || HostError::TransactionEnded { facet: name.clone() };
+            let reading = |writer: &Writer| read_only(writer, ended, body);
+            let (outcome, ticket) = core.on_facet(&name, &start, reading);
             (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
         })
     }

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::ops::Deref;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionState};
 
 use crate::error::{HostError, Result};
 use crate::isolation::transaction as statements;
+use crate::writers::Writer;
 
 /// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
 /// BEGIN and an end that the closure's result decides.
@@ -121,4 +122,23 @@ pub(crate) fn transact<T>(
     }
     statements::commit(connection)?;
     Ok((value, After::Stays))
+}
+
+/// Runs `body` between BEGIN and ROLLBACK. If it has written, the writer's guard is told.
+pub(crate) fn read_only<T>(
+    writer: &Writer,
+    ended: impl FnOnce() -> HostError,
+    body: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    statements::begin(writer)?;
+    writer.guard.forbid_writes();
+    let outcome = body(writer);
+    if writer.is_autocommit() {
+        return outcome.and_then(|_| Err(ended()));
+    }
+    if writer.transaction_state(Some("main"))? == TransactionState::Write {
+        writer.guard.refuse_write();
+    }
+    statements::rollback(writer)?;
+    outcome
 }

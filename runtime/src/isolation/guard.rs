@@ -43,6 +43,7 @@ enum Trip {
     Time,
     Steps,
     Reserved,
+    ReadOnly,
 }
 
 /// What the hooks of a connection share. They run on the thread that uses it, one at a time: the
@@ -57,6 +58,8 @@ struct State {
     deadline: AtomicU64,
     tripped: AtomicU8,
     rename_prepared: AtomicBool,
+    /// Whether the call may change nothing.
+    read_only: AtomicBool,
     /// The newest refusal of the authorizer.
     refused: Mutex<Option<String>>,
 }
@@ -77,6 +80,7 @@ impl State {
             1 => Trip::Time,
             2 => Trip::Steps,
             3 => Trip::Reserved,
+            4 => Trip::ReadOnly,
             _ => Trip::No,
         }
     }
@@ -163,6 +167,7 @@ impl Guard {
             deadline: AtomicU64::new(NONE),
             tripped: AtomicU8::new(Trip::No as u8),
             rename_prepared: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
             refused: Mutex::new(None),
         });
         for (limit, most) in &policy.limits {
@@ -187,6 +192,10 @@ impl Guard {
         connection.progress_handler(STEPS, Some(move || with_state.progress()))?;
         let with_state = Arc::clone(&state);
         connection.commit_hook(Some(move || {
+            // Asked of transactions that have written alone.
+            if with_state.read_only.load(Ordering::Relaxed) {
+                with_state.trip(Trip::ReadOnly);
+            }
             let refused = with_state.tripped() != Trip::No;
             if !refused {
                 with_state.meter.add_commit();
@@ -237,11 +246,22 @@ impl Guard {
         let steps = policy.call_steps_max.unwrap_or(NONE);
         self.state.steps_left.store(steps, Ordering::Relaxed);
         self.state.trip(Trip::No);
+        self.state.read_only.store(false, Ordering::Relaxed);
         let most = (
             policy.result_rows_max.unwrap_or(u64::MAX),
             policy.result_bytes_max.unwrap_or(u64::MAX),
         );
         Running::begin(most, connection.total_changes())
+    }
+
+    /// The call that has begun may change nothing.
+    pub(crate) fn forbid_writes(&self) {
+        self.state.read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// The call has written, and must not.
+    pub(crate) fn refuse_write(&self) {
+        self.state.trip(Trip::ReadOnly);
     }
 
     /// The call has ended. What the guard refused in it takes the place of what SQLite made of that.
@@ -276,6 +296,7 @@ impl Guard {
                 let what = "a name that the host keeps for itself".to_owned();
                 return Err(HostError::NotAllowed { facet: facet(), what });
             }
+            Trip::ReadOnly => return Err(HostError::ReadTransactionWrites { facet: facet() }),
         }
         let Err(error) = outcome else { return outcome };
         if error.is_refusal()
