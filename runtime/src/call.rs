@@ -53,7 +53,16 @@ impl Target {
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
     {
-        self.send(None, work)
+        self.send(None, false, work)
+    }
+
+    /// As [`call`](Self::call), for work that is a [`join`](Core::join).
+    pub(crate) fn call_joining<T, W>(self: &Arc<Self>, work: W) -> Call<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+    {
+        self.send(None, true, work)
     }
 
     /// Makes a call of `work`, which has its turn after all calls made before on what `scopes` names,
@@ -63,10 +72,10 @@ impl Target {
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
     {
-        self.send(Some(scopes.into_boxed_slice()), work)
+        self.send(Some(scopes.into_boxed_slice()), false, work)
     }
 
-    fn send<T, W>(self: &Arc<Self>, scopes: Option<Box<[Scope]>>, work: W) -> Call<T>
+    fn send<T, W>(self: &Arc<Self>, scopes: Option<Box<[Scope]>>, joins: bool, work: W) -> Call<T>
     where
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
@@ -75,7 +84,7 @@ impl Target {
             return Call::failed(error);
         }
         let (reply, receiver) = oneshot::channel();
-        let post = Post { call: Job::boxed(self.facet().cloned(), reply, work), scopes };
+        let post = Post { call: Job::boxed(self.facet().cloned(), reply, joins, work), scopes };
         let refused = if self.line.is_empty() {
             self.mailbox().enter(&self.lane, self.lane_max(), post, None)
         } else {

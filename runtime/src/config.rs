@@ -39,6 +39,7 @@ pub struct HostConfig {
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
     pub(crate) facet_calls_max: usize,
+    pub(crate) coalesce_writes: bool,
     pub(crate) resident_facets_max: usize,
     pub(crate) cached_statements_max: usize,
     pub(crate) page_cache_kib_max: u32,
@@ -63,6 +64,7 @@ impl Default for HostConfig {
             mailbox_calls_max: 4_096,
             mailbox_full: MailboxFull::default(),
             facet_calls_max: 1_024,
+            coalesce_writes: false,
             resident_facets_max: 8_192,
             cached_statements_max: 32,
             page_cache_kib_max: PAGE_CACHE_KIB_DEFAULT,
@@ -113,6 +115,13 @@ impl HostConfig {
     /// than one of its own. So this bounds memory, and how long a facet's own last call waits.
     pub fn facet_calls_max(mut self, calls: usize) -> Self {
         self.facet_calls_max = calls;
+        self
+    }
+
+    /// Whether calls of one facet that wait at the same time share a commit, unless a
+    /// [handle](crate::FacetHandle::coalesced) says otherwise. Default: no, each has its own.
+    pub fn coalesce_writes(mut self, coalesce: bool) -> Self {
+        self.coalesce_writes = coalesce;
         self
     }
 

@@ -23,6 +23,7 @@ use crate::isolation::transaction;
 use crate::mailbox::{Event, Inbox};
 use crate::output_gate::OutputGate;
 use crate::shared::Shared;
+use crate::shared_commit::SharedCommit;
 use crate::stat::{CoreCounters, add};
 use crate::task::Task;
 use crate::transaction::{After, Transaction, transact};
@@ -55,14 +56,16 @@ impl Drop for LostOnPanic {
 pub(crate) struct Core {
     number: usize,
     pub(crate) shared: Arc<Shared>,
-    writers: Writers,
-    gate: Gate,
+    pub(crate) writers: Writers,
+    pub(crate) gate: Gate,
     output: OutputGate,
     /// Tells the store when there is nothing to do.
     worker: Worker,
-    counters: Arc<CoreCounters>,
+    pub(crate) counters: Arc<CoreCounters>,
     /// Aborts up to this one are done.
     epoch: Arc<Epoch>,
+    /// While calls run that share a commit.
+    pub(crate) shared_commit: Option<SharedCommit>,
 }
 
 impl Core {
@@ -74,7 +77,7 @@ impl Core {
         let output = OutputGate::new(Arc::clone(&shared.store));
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
-        Self { number, writers, gate, output, worker, shared, counters, epoch }
+        Self { number, writers, gate, output, worker, shared, counters, epoch, shared_commit: None }
     }
 
     /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
@@ -86,7 +89,7 @@ impl Core {
         loop {
             match event {
                 Event::Task(task) => {
-                    self.serve(task);
+                    self.serve(task, &inbox);
                     if inbox.take_durable() {
                         self.release();
                     }
@@ -102,7 +105,7 @@ impl Core {
             };
         }
         while let Some(task) = inbox.try_next() {
-            self.serve(task);
+            self.serve(task, &inbox);
         }
         self.output.drain();
         self.note_held();
@@ -119,7 +122,15 @@ impl Core {
         event
     }
 
-    fn serve(&mut self, mut task: Box<dyn Task>) {
+    fn serve(&mut self, mut task: Box<dyn Task>, inbox: &Inbox) {
+        if task.joins() && inbox.has_joining() {
+            return self.serve_together(task, inbox);
+        }
+        let ticket = self.run_task(&mut *task);
+        self.hand_over(ticket, task);
+    }
+
+    pub(crate) fn run_task(&mut self, task: &mut dyn Task) -> Ticket {
         let ran = panic::catch_unwind(AssertUnwindSafe(|| task.run(self)));
         let ticket = ran.unwrap_or_else(|panic| {
             // A defect here: what the core was about to do is not known. The flag goes up before
@@ -128,6 +139,11 @@ impl Core {
             panic::resume_unwind(panic)
         });
         add(&self.counters.calls, 1);
+        ticket
+    }
+
+    /// Hands a task that has run to the output gate.
+    pub(crate) fn hand_over(&mut self, ticket: Ticket, task: Box<dyn Task>) {
         let was_well = !self.output.has_failed();
         self.output.push(ticket, task);
         self.after_output(was_well);
@@ -160,6 +176,17 @@ impl Core {
         start: &Start,
         body: impl FnOnce(&Writer) -> Result<T>,
     ) -> (Result<T>, Ticket) {
+        self.on_writer(name, start, false, body)
+    }
+
+    /// As [`on_facet`](Self::on_facet); `open` says whether `body` may leave a transaction open.
+    pub(crate) fn on_writer<T>(
+        &mut self,
+        name: &FacetName,
+        start: &Start,
+        open: bool,
+        body: impl FnOnce(&Writer) -> Result<T>,
+    ) -> (Result<T>, Ticket) {
         if let Some(refusal) = self.output.refusal() {
             return (Err(refusal), Ticket::DURABLE);
         }
@@ -187,10 +214,9 @@ impl Core {
         let mut outcome = outcome.unwrap_or_else(|panic| {
             // What it left half done is gone with the connection.
             keep = false;
-            add(&self.counters.panics, 1);
-            Err(HostError::Panicked { facet: name.clone(), message: message(panic) })
+            Err(panicked(&self.counters, name, panic))
         });
-        if !writer.is_autocommit() {
+        if !open && !writer.is_autocommit() {
             if transaction::rollback(writer).is_err() {
                 keep &= writer.is_autocommit();
             }
@@ -243,14 +269,19 @@ impl Core {
         match outcome {
             Ok((value, After::Stays)) => (Ok(value), ticket),
             Ok((value, After::Deleted)) => {
-                let (deleted, after) = self.on_catalog(&[name], |store| {
-                    store.delete_facet(name)?;
-                    Ok(())
-                });
+                let (deleted, after) = self.delete_from_within(name);
                 (deleted.map(|()| value), ticket.max(after))
             }
             Err(error) => (Err(error), ticket),
         }
+    }
+
+    /// Deletes the facet `name` and everything below it, as its own transaction asked for.
+    pub(crate) fn delete_from_within(&mut self, name: &FacetName) -> (Result<()>, Ticket) {
+        self.on_catalog(&[name], |store| {
+            store.delete_facet(name)?;
+            Ok(())
+        })
     }
 
     /// Closes the connections of what was aborted since the last time.
@@ -309,6 +340,16 @@ impl Core {
         });
         (outcome, self.shared.store.current_ticket())
     }
+}
+
+/// The error of a call on `name` whose closure panicked.
+pub(crate) fn panicked(
+    counters: &CoreCounters,
+    name: &FacetName,
+    panic: Box<dyn Any + Send>,
+) -> HostError {
+    add(&counters.panics, 1);
+    HostError::Panicked { facet: name.clone(), message: message(panic) }
 }
 
 /// What a panic said.

@@ -1,6 +1,7 @@
 //! What can go wrong in a host, and what the caller is to do about it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapidary_engine::{ErrorKind, FacetName, Store};
@@ -186,6 +187,23 @@ pub enum HostError {
         /// What the panic said.
         message: String,
     },
+    /// The commit that the call shared with others of its facet failed, and all of them with it: see
+    /// [`FacetHandle::coalesced`](crate::FacetHandle::coalesced).
+    #[error("the commit that this call shared with others failed, nothing was done: {source}")]
+    SharedCommit {
+        /// What went wrong.
+        source: Arc<HostError>,
+    },
+    /// A call that came later ended the transaction that this one shared with it, by an interruption or
+    /// by SQL of its own: see [`FacetHandle::coalesced`](crate::FacetHandle::coalesced).
+    #[error(
+        "facet {facet}: another call ended the transaction that this one shared with it; nothing was \
+         done: try again"
+    )]
+    SharedTransactionLost {
+        /// The facet.
+        facet: FacetName,
+    },
     /// SQL inside [`FacetHandle::transaction`](crate::FacetHandle::transaction) ended the
     /// transaction itself.
     #[error(
@@ -332,6 +350,7 @@ impl HostError {
             }
             Self::BudgetExceeded { .. } => HostErrorKind::BudgetExceeded,
             Self::Migration { source, .. } => source.kind(),
+            Self::SharedCommit { source } => source.kind(),
             Self::Vfs(_)
             | Self::SchemaTooNew { .. }
             | Self::KvKey { .. }
@@ -347,11 +366,25 @@ impl HostError {
             Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
                 HostErrorKind::Reopen
             }
-            Self::MailboxFull { .. } | Self::FacetBusy { .. } | Self::ShutdownTimeout { .. } => {
-                HostErrorKind::Retry
-            }
+            Self::MailboxFull { .. }
+            | Self::FacetBusy { .. }
+            | Self::SharedTransactionLost { .. }
+            | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
             Self::Closed { .. } => HostErrorKind::Closed,
             Self::Spawn { .. } => HostErrorKind::Io,
+        }
+    }
+
+    /// The error of one of several calls whose commit failed for `cause`.
+    pub(crate) fn of_shared_commit(cause: &Arc<Self>) -> Self {
+        match &**cause {
+            Self::FacetAborted { facet, reason } => {
+                Self::FacetAborted { facet: facet.clone(), reason: reason.clone() }
+            }
+            Self::SharedTransactionLost { facet } => {
+                Self::SharedTransactionLost { facet: facet.clone() }
+            }
+            _ => Self::SharedCommit { source: Arc::clone(cause) },
         }
     }
 

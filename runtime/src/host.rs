@@ -140,6 +140,7 @@ impl Host {
             mailbox_calls_max: config.mailbox_calls_max,
             mailbox_full: config.mailbox_full,
             facet_calls_max: config.facet_calls_max,
+            coalesce_writes: config.coalesce_writes,
             counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
             names: Names::default(),

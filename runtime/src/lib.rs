@@ -54,6 +54,7 @@
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
 //! | `schedule` | in which order a core serves them: a turn for each facet |
 //! | `core_thread` | the loop of a core: calls in, replies out |
+//! | `shared_commit` | calls of one facet that share a commit |
 //! | `task` | a call on its way: work to run, then a reply to release |
 //! | `output_gate` | replies held until what they observed is durable |
 //! | `writers` | the open writer connections of a core, least recently used closed first |
@@ -102,6 +103,7 @@ mod reserved;
 mod schedule;
 mod schema;
 mod shared;
+mod shared_commit;
 mod stat;
 mod task;
 mod transaction;
@@ -122,6 +124,7 @@ pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, Kv, KvList, KvTransaction};
 pub use meter::MeterReading;
 pub use once::REQUESTS_REMEMBERED_MAX;
 pub use schema::Schema;
+pub use shared_commit::COALESCED_CALLS_MAX;
 pub use stat::{CoreStat, HostStat};
 pub use transaction::Transaction;
 

@@ -137,6 +137,21 @@ impl Inbox {
         Self::take(self.0.lock()).ok()
     }
 
+    /// The next call of the facet that is being served, if it may share a commit.
+    pub(crate) fn next_joining(&self) -> Option<Box<dyn Task>> {
+        let mut state = self.0.lock();
+        let next = state.schedule.next_of_turn(|task| task.joins());
+        let woken = state.schedule.take_woken();
+        drop(state);
+        wake_all(woken);
+        next
+    }
+
+    /// Whether [`next_joining`](Self::next_joining) would find one.
+    pub(crate) fn has_joining(&self) -> bool {
+        self.0.lock().schedule.has_next_of_turn(|task| task.joins())
+    }
+
     /// Sleeps until there is something to do.
     pub(crate) fn next(&self) -> Event {
         let mut lingered = false;

@@ -279,6 +279,21 @@ impl<T> Schedule<T> {
         }
     }
 
+    /// What comes next in the lane that is being served, if it is a call that `fits`.
+    pub(crate) fn next_of_turn(&mut self, fits: impl FnOnce(&T) -> bool) -> Option<T> {
+        let place = self.serving?;
+        match self.lanes[place].waiting.front() {
+            Some(Item::Call(call)) if fits(call) => self.take(place),
+            _ => None,
+        }
+    }
+
+    /// Whether [`next_of_turn`](Self::next_of_turn) would find one.
+    pub(crate) fn has_next_of_turn(&self, fits: impl FnOnce(&T) -> bool) -> bool {
+        let first = self.serving.and_then(|place| self.lanes[place].waiting.front());
+        matches!(first, Some(Item::Call(call)) if fits(call))
+    }
+
     /// Those for whom there is room again, since the last time.
     pub(crate) fn take_woken(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.woken)
@@ -514,6 +529,24 @@ mod tests {
         push(&mut schedule, "a/b", 2);
         push(&mut schedule, "c", 0);
         assert_eq!(rest(&mut schedule), "a/b0 a/b1 fork-a/b c0 delete-a a/b2");
+    }
+
+    #[test]
+    fn a_turn_can_be_longer_up_to_a_mark() {
+        let mut schedule = Texts::default();
+        (0..3).for_each(|number| push(&mut schedule, "a", number));
+        push(&mut schedule, "b", 0);
+        barrier(&mut schedule, "delete-a", vec![subtree("a")]);
+        push(&mut schedule, "a", 3);
+        assert_eq!(schedule.next_of_turn(|_| true), None, "nobody has the turn");
+        assert_eq!(schedule.next().unwrap(), "a0");
+        assert!(schedule.has_next_of_turn(|call| call == "a1"));
+        assert_eq!(schedule.next_of_turn(|call| call != "a1"), None);
+        assert_eq!(schedule.next_of_turn(|_| true).unwrap(), "a1");
+        assert_eq!(schedule.next_of_turn(|_| true).unwrap(), "a2");
+        assert_eq!(schedule.next_of_turn(|_| true), None);
+        assert!(!schedule.has_next_of_turn(|_| true));
+        assert_eq!(rest(&mut schedule), "b0 delete-a a3");
     }
 
     #[test]

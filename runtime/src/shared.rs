@@ -22,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
     pub(crate) facet_calls_max: usize,
+    pub(crate) coalesce_writes: bool,
     pub(crate) readers: Readers,
     pub(crate) policies: Arc<Policies>,
     pub(crate) meters: Arc<Meters>,

@@ -1,5 +1,7 @@
 //! A call on its way through a core: work to run, then a reply to release.
 
+use std::sync::Arc;
+
 use lapidary_engine::{FacetName, Ticket};
 
 use crate::core_thread::Core;
@@ -11,6 +13,13 @@ pub(crate) trait Task: Send {
     /// Runs the work and keeps its result. The reply may leave when the returned ticket is durable.
     fn run(&mut self, core: &mut Core) -> Ticket;
 
+    /// Whether it may share its commit with others of its facet: its work is a
+    /// [`join`](Core::join).
+    fn joins(&self) -> bool;
+
+    /// Makes an error of a result whose commit, shared with others, failed for `cause`.
+    fn spoil(&mut self, cause: &Arc<HostError>);
+
     /// Sends the reply; if what it observed was lost for `cause`, an error takes its place.
     fn release(self: Box<Self>, lost: Option<&str>);
 }
@@ -20,6 +29,7 @@ pub(crate) struct Job<T, W> {
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
     facet: Option<FacetName>,
+    joins: bool,
 }
 
 impl<T, W> Job<T, W>
@@ -30,9 +40,10 @@ where
     pub(crate) fn boxed(
         facet: Option<FacetName>,
         reply: oneshot::Sender<Result<T>>,
+        joins: bool,
         work: W,
     ) -> Box<dyn Task> {
-        Box::new(Self { work: Some(work), outcome: None, reply, facet })
+        Box::new(Self { work: Some(work), outcome: None, reply, facet, joins })
     }
 }
 
@@ -46,6 +57,16 @@ where
         let (outcome, ticket) = work(core);
         self.outcome = Some(outcome);
         ticket
+    }
+
+    fn joins(&self) -> bool {
+        self.joins
+    }
+
+    fn spoil(&mut self, cause: &Arc<HostError>) {
+        if matches!(self.outcome, Some(Ok(_))) {
+            self.outcome = Some(Err(HostError::of_shared_commit(cause)));
+        }
     }
 
     fn release(self: Box<Self>, lost: Option<&str>) {

@@ -94,6 +94,10 @@ impl<'connection> Transaction<'connection> {
     pub fn delete_facet(&self) {
         self.deletes_facet.set(true);
     }
+
+    pub(crate) fn deletes_facet(&self) -> bool {
+        self.deletes_facet.get()
+    }
 }
 
 /// What is to become of the facet after a transaction.
@@ -116,7 +120,7 @@ pub(crate) fn transact<T>(
     if connection.is_autocommit() {
         return Err(ended());
     }
-    if transaction.deletes_facet.get() {
+    if transaction.deletes_facet() {
         statements::rollback(connection)?;
         return Ok((value, After::Deleted));
     }

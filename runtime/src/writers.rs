@@ -52,11 +52,16 @@ impl Writer {
     /// change it.
     pub(crate) fn bring_up(&self, name: &FacetName, schema: Option<&Schema>) -> Result<()> {
         let Some(schema) = schema else { return Ok(()) };
-        if self.schema_version.get() != Some(schema.version()) {
+        if !self.is_up(Some(schema)) {
             schema.bring_up(name, &self.connection)?;
             self.schema_version.set(Some(schema.version()));
         }
         Ok(())
+    }
+
+    /// Whether [`bring_up`](Self::bring_up) has nothing to do.
+    pub(crate) fn is_up(&self, schema: Option<&Schema>) -> bool {
+        schema.is_none_or(|schema| self.schema_version.get() == Some(schema.version()))
     }
 
     /// To be called after each call. `own` is the ticket of the core's newest commit.
@@ -135,6 +140,11 @@ impl Writers {
         // It was found or put there just now.
         let missing = || Error::FacetNotFound { name: name.to_string() }.into();
         self.open.peek_mut(name).ok_or_else(missing)
+    }
+
+    /// The writer of `name`, as it is, if it is open.
+    pub(crate) fn opened(&mut self, name: &FacetName) -> Option<&mut Writer> {
+        self.open.peek_mut(name)
     }
 
     fn open_writer(&self, name: &FacetName) -> Result<Writer> {

@@ -50,12 +50,17 @@ pub(crate) fn as_host<T>(body: impl FnOnce() -> T) -> T {
 
 /// `sql` with a comment that nobody outside the process can guess, to be kept prepared.
 pub(crate) fn host_sql(sql: &str) -> String {
+    format!("{sql}/*{}*/", mark())
+}
+
+/// What nobody outside the process can guess.
+pub(super) fn mark() -> &'static str {
     static MARK: LazyLock<String> = LazyLock::new(|| {
         // Its keys are random, and differ from one to the next.
         let random = || RandomState::new().build_hasher().finish();
-        format!("/*{:016x}{:016x}*/", random(), random())
+        format!("{:016x}{:016x}", random(), random())
     });
-    format!("{sql}{}", *MARK)
+    &MARK
 }
 
 /// What a call used.

@@ -60,6 +60,8 @@ struct State {
     rename_prepared: AtomicBool,
     /// Whether the call may change nothing.
     read_only: AtomicBool,
+    /// Whether the commit is not the call's own.
+    shares_commit: AtomicBool,
     /// The newest refusal of the authorizer.
     refused: Mutex<Option<String>>,
 }
@@ -168,6 +170,7 @@ impl Guard {
             tripped: AtomicU8::new(Trip::No as u8),
             rename_prepared: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
+            shares_commit: AtomicBool::new(false),
             refused: Mutex::new(None),
         });
         for (limit, most) in &policy.limits {
@@ -196,7 +199,9 @@ impl Guard {
             if with_state.read_only.load(Ordering::Relaxed) {
                 with_state.trip(Trip::ReadOnly);
             }
-            let refused = with_state.tripped() != Trip::No;
+            let is_another_s =
+                with_state.shares_commit.load(Ordering::Relaxed) && !call::host_speaks();
+            let refused = is_another_s || with_state.tripped() != Trip::No;
             if !refused {
                 with_state.meter.add_commit();
             }
@@ -247,6 +252,7 @@ impl Guard {
         self.state.steps_left.store(steps, Ordering::Relaxed);
         self.state.trip(Trip::No);
         self.state.read_only.store(false, Ordering::Relaxed);
+        self.state.shares_commit.store(false, Ordering::Relaxed);
         let most = (
             policy.result_rows_max.unwrap_or(u64::MAX),
             policy.result_bytes_max.unwrap_or(u64::MAX),
@@ -257,6 +263,21 @@ impl Guard {
     /// The call that has begun may change nothing.
     pub(crate) fn forbid_writes(&self) {
         self.state.read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// The call that has begun is not to commit: the host will, for several.
+    pub(crate) fn share_commit(&self) {
+        self.state.shares_commit.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing of the call may go on.
+    pub(crate) fn has_tripped(&self) -> bool {
+        self.state.tripped() != Trip::No
+    }
+
+    /// Lets the host commit what others than the call that tripped have done.
+    pub(crate) fn pardon(&self) {
+        self.state.trip(Trip::No);
     }
 
     /// The call has written, and must not.
