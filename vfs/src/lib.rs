@@ -158,7 +158,7 @@ pub use error::{VfsError, take_last_error};
 pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
-pub use gate::Gate;
+pub use gate::{Collecting, Gate};
 pub use names::facet_uri;
 #[cfg(not(feature = "loadable_extension"))]
 pub use process::{ProcessSettings, ProcessSetup, configure_process};

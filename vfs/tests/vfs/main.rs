@@ -5,6 +5,7 @@
 mod adapter;
 mod backup;
 mod cache;
+mod collecting;
 mod concurrency;
 mod durability;
 mod fetch;
