@@ -93,7 +93,8 @@ pub(crate) struct Aborts(Mutex<Present>);
 #[derive(Default)]
 struct Present {
     epoch: Arc<Epoch>,
-    running: Option<(FacetName, Arc<Interrupt>)>,
+    /// The call that runs, on each facet that it is on.
+    running: Vec<(FacetName, Arc<Interrupt>)>,
 }
 
 impl Aborts {
@@ -101,7 +102,7 @@ impl Aborts {
         Arc::clone(&self.lock().epoch)
     }
 
-    /// Lets a call made in `epoch` begin, if it was not aborted. Until [`end`](Self::end) it can be
+    /// Lets a call made in `epoch` begin on one more facet, if it was not aborted. Until [`end`](Self::end) it can be
     /// interrupted.
     pub(crate) fn begin(
         &self,
@@ -113,13 +114,13 @@ impl Aborts {
         // interrupts.
         let mut present = self.lock();
         epoch.check(name)?;
-        present.running = Some((name.clone(), Arc::clone(interrupt)));
+        present.running.push((name.clone(), Arc::clone(interrupt)));
         Ok(())
     }
 
     /// No interruption meant for the call can reach the connection after this.
     pub(crate) fn end(&self) {
-        self.lock().running = None;
+        self.lock().running.clear();
     }
 
     fn abort(&self, root: &FacetName, reason: &str) {
@@ -129,11 +130,11 @@ impl Aborts {
         // The present epoch has no end, and the lock is held: this sets it.
         present.epoch.end.get_or_init(|| end);
         present.epoch = next;
-        if let Some((name, interrupt)) = &present.running
-            && name.is_within(root)
-        {
-            interrupt.is_aborted.store(true, Ordering::Release);
-            interrupt.handle.interrupt();
+        if present.running.iter().any(|(name, _)| name.is_within(root)) {
+            for (_, interrupt) in &present.running {
+                interrupt.is_aborted.store(true, Ordering::Release);
+                interrupt.handle.interrupt();
+            }
         }
     }
 

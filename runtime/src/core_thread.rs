@@ -54,7 +54,7 @@ impl Drop for LostOnPanic {
 
 /// What a task works with.
 pub(crate) struct Core {
-    number: usize,
+    pub(crate) number: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) writers: Writers,
     pub(crate) gate: Gate,
@@ -168,6 +168,11 @@ impl Core {
         self.counters.replies_held.store(self.output.held() as u64, Ordering::Relaxed);
     }
 
+    /// The error of every call on a stopped store.
+    pub(crate) fn refusal(&self) -> Option<HostError> {
+        self.output.refusal()
+    }
+
     /// Runs `body` on the writer of `name`. Returns its outcome, and the ticket of everything it
     /// could have observed.
     pub(crate) fn on_facet<T>(
@@ -187,7 +192,7 @@ impl Core {
         open: bool,
         body: impl FnOnce(&Writer) -> Result<T>,
     ) -> (Result<T>, Ticket) {
-        if let Some(refusal) = self.output.refusal() {
+        if let Some(refusal) = self.refusal() {
             return (Err(refusal), Ticket::DURABLE);
         }
         self.close_aborted();
@@ -325,7 +330,7 @@ impl Core {
         closing: &[&FacetName],
         body: impl FnOnce(&Store) -> Result<T>,
     ) -> (Result<T>, Ticket) {
-        if let Some(refusal) = self.output.refusal() {
+        if let Some(refusal) = self.refusal() {
             return (Err(refusal), Ticket::DURABLE);
         }
         for root in closing {

@@ -187,6 +187,14 @@ pub enum HostError {
         /// What the panic said.
         message: String,
     },
+    /// Facets that were named for one transaction cannot have one.
+    #[error("facet {facet}: {reason}")]
+    NotTogether {
+        /// The first that does not fit.
+        facet: FacetName,
+        /// What is wrong, and what is right.
+        reason: &'static str,
+    },
     /// The commit that the call shared with others of its facet failed, and all of them with it: see
     /// [`FacetHandle::coalesced`](crate::FacetHandle::coalesced).
     #[error("the commit that this call shared with others failed, nothing was done: {source}")]
@@ -355,6 +363,7 @@ impl HostError {
             | Self::SchemaTooNew { .. }
             | Self::KvKey { .. }
             | Self::KvValue { .. }
+            | Self::NotTogether { .. }
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }
             | Self::WaitOnCore { .. }

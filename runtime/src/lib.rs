@@ -54,6 +54,7 @@
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
 //! | `schedule` | in which order a core serves them: a turn for each facet |
 //! | `core_thread` | the loop of a core: calls in, replies out |
+//! | `several` | one transaction over several facets |
 //! | `shared_commit` | calls of one facet that share a commit |
 //! | `task` | a call on its way: work to run, then a reply to release |
 //! | `output_gate` | replies held until what they observed is durable |
@@ -102,6 +103,7 @@ mod readers;
 mod reserved;
 mod schedule;
 mod schema;
+mod several;
 mod shared;
 mod shared_commit;
 mod stat;

@@ -147,6 +147,23 @@ impl Writers {
         self.open.peek_mut(name)
     }
 
+    /// Takes the writer of `name` out, opened if it is not.
+    pub(crate) fn take(&mut self, name: &FacetName) -> Result<Writer> {
+        self.get(name)?;
+        let missing = || Error::FacetNotFound { name: name.to_string() }.into();
+        self.open.remove(name).ok_or_else(missing)
+    }
+
+    /// Puts back what [`take`](Self::take) took out.
+    pub(crate) fn put_back(&mut self, name: &FacetName, writer: Writer) {
+        if self.open.len() == self.open.capacity() {
+            drop(self.open.remove_lru());
+            add(&self.counters.evicted_facets, 1);
+        }
+        self.open.insert(name.clone(), writer);
+        self.count();
+    }
+
     fn open_writer(&self, name: &FacetName) -> Result<Writer> {
         let store = &self.shared.store;
         let renamed = self.shared.names.for_open();
@@ -207,7 +224,8 @@ impl Writers {
         self.count();
     }
 
-    fn count(&self) {
+    /// Publishes how many are open.
+    pub(crate) fn count(&self) {
         let open = self.open.len() as u64;
         self.counters.resident_facets.store(open, std::sync::atomic::Ordering::Relaxed);
     }

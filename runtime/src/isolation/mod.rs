@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use lapidary_engine::FacetName;
 
-pub(crate) use call::{Used, count_row};
+pub(crate) use call::{Running, Used, count_row};
 pub(crate) use guard::Guard;
 pub use policy::Isolation;
 
