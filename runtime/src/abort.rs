@@ -123,13 +123,18 @@ impl Aborts {
         self.lock().running.clear();
     }
 
-    fn abort(&self, root: &FacetName, reason: &str) {
+    /// Ends the epoch.
+    fn end_epoch(&self, root: &FacetName, reason: &Arc<str>) {
         let mut present = self.lock();
         let next = Arc::<Epoch>::default();
-        let end = End { root: root.clone(), reason: reason.into(), next: Arc::clone(&next) };
+        let end = End { root: root.clone(), reason: Arc::clone(reason), next: Arc::clone(&next) };
         // The present epoch has no end, and the lock is held: this sets it.
         present.epoch.end.get_or_init(|| end);
         present.epoch = next;
+    }
+
+    fn interrupt(&self, root: &FacetName) {
+        let present = self.lock();
         if present.running.iter().any(|(name, _)| name.is_within(root)) {
             for (_, interrupt) in &present.running {
                 interrupt.is_aborted.store(true, Ordering::Release);
@@ -141,6 +146,15 @@ impl Aborts {
     fn lock(&self) -> MutexGuard<'_, Present> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Aborts everything within `root` on `cores`. If facets move that is all: a call can then run on another core than the one whose
+/// epoch it was made in, if its facet has moved.
+fn abort(cores: &[Aborts], root: &FacetName, reason: &str) {
+    let reason = reason.into();
+    cores.iter().for_each(|core| core.end_epoch(root, &reason));
+    // After all epochs: what begins from now on is refused.
+    cores.iter().for_each(|core| core.interrupt(root));
 }
 
 fn aborted(name: &FacetName, reason: &Arc<str>) -> HostError {
@@ -186,7 +200,12 @@ impl Host {
         if let Err(error) = target.host.check_open(Some(&name)) {
             return Call::failed(error);
         }
-        target.host.aborts[target.core].abort(&name, reason);
+        let all = &target.host.aborts;
+        if target.host.placement.has_moved() {
+            abort(all, &name, reason);
+        } else {
+            abort(std::slice::from_ref(&all[target.core()]), &name, reason);
+        }
         tracing::info!(facet = %name, reason, "aborted");
         target.call_over(vec![Scope::subtree(&name)], |core: &mut Core| {
             core.close_aborted();
@@ -207,10 +226,10 @@ mod tests {
         let first = aborts.epoch();
         let (other, name) = (FacetName::new("other").unwrap(), FacetName::new("a/b").unwrap());
         for _ in 0..200_000 {
-            aborts.abort(&other, "why");
+            abort(std::slice::from_ref(&aborts), &other, "why");
         }
         first.check(&name).unwrap();
-        aborts.abort(&FacetName::new("a").unwrap(), "because");
+        abort(std::slice::from_ref(&aborts), &FacetName::new("a").unwrap(), "because");
         let error = first.check(&name).unwrap_err();
         assert!(error.to_string().contains("because"), "{error}");
         aborts.epoch().check(&name).unwrap();

@@ -15,7 +15,8 @@ use crate::config::MailboxFull;
 use crate::core_thread::{self, Core};
 use crate::error::{HostError, Result};
 use crate::line::{Line, Place};
-use crate::mailbox::{Mailbox, Post, Refused};
+use crate::mailbox::{Moved, Post, Refused};
+use crate::placement::Seat;
 use crate::schedule::{Full, LaneKey, Scope};
 use crate::shared::Shared;
 use crate::task::Job;
@@ -23,7 +24,7 @@ use crate::task::Job;
 /// Where calls go: a facet, or the store as a whole, and the core in charge.
 pub(crate) struct Target {
     pub(crate) host: Arc<Shared>,
-    pub(crate) core: usize,
+    seat: Seat,
     /// Of the facet, if it is one.
     lane: LaneKey,
     lane_max: LaneMax,
@@ -33,14 +34,72 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(host: &Arc<Shared>, core: usize, facet: Option<FacetName>) -> Arc<Self> {
+    /// The facet `name`, on whichever core it is.
+    pub(crate) fn facet_of(host: &Arc<Shared>, name: FacetName) -> Arc<Self> {
+        let seat = Seat::of(&name, &host.placement);
+        Self::new(host, seat, Some(name))
+    }
+
+    /// Nothing in particular, on `core`.
+    pub(crate) fn on_core(host: &Arc<Shared>, core: usize) -> Arc<Self> {
+        Self::new(host, Seat::fixed(core), None)
+    }
+
+    fn new(host: &Arc<Shared>, seat: Seat, facet: Option<FacetName>) -> Arc<Self> {
         Arc::new(Self {
             host: Arc::clone(host),
-            core,
+            seat,
             lane: LaneKey::of(facet),
             lane_max: LaneMax::default(),
             line: Line::default(),
         })
+    }
+
+    /// Number of the core that serves it now.
+    pub(crate) fn core(&self) -> usize {
+        self.find().0
+    }
+
+    fn find(&self) -> (usize, u64) {
+        match self.facet() {
+            Some(facet) => self.seat.find(facet, &self.host.placement),
+            None => self.seat.known(),
+        }
+    }
+
+    /// Puts a call into the mailbox of the core in charge.
+    pub(crate) fn enter(&self, mut post: Post, waker: Option<&Waker>) -> Result<(), Refused> {
+        let lane_max = self.lane_max();
+        loop {
+            let (core, placement) = self.find();
+            let mailbox = &self.host.mailboxes[core];
+            match mailbox.enter(&self.lane, lane_max, placement, post, waker) {
+                // The new placement is published before the old core is told.
+                Err(Moved(back)) => post = back,
+                Ok(entered) => return entered,
+            }
+        }
+    }
+
+    /// Makes a call of `work`, the last one of what is within `root` on the core `from`.
+    pub(crate) fn leave<W>(
+        self: &Arc<Self>,
+        root: &FacetName,
+        from: usize,
+        placement: u64,
+        work: W,
+    ) -> Call<()>
+    where
+        W: FnOnce(&mut Core) -> (Result<()>, Ticket) + Send + 'static,
+    {
+        let (reply, receiver) = oneshot::channel();
+        let task = Job::boxed(self.facet().cloned(), reply, false, work);
+        let state = if self.host.mailboxes[from].leave(root, placement, task) {
+            State::Sent(receiver)
+        } else {
+            State::Failed(self.gone())
+        };
+        Call { state, target: Some(Arc::clone(self)) }
     }
 
     pub(crate) fn facet(&self) -> Option<&FacetName> {
@@ -86,7 +145,7 @@ impl Target {
         let (reply, receiver) = oneshot::channel();
         let post = Post { call: Job::boxed(self.facet().cloned(), reply, joins, work), scopes };
         let refused = if self.line.is_empty() {
-            self.mailbox().enter(&self.lane, self.lane_max(), post, None)
+            self.enter(post, None)
         } else {
             Err(Refused::Full(Full::Facet, post))
         };
@@ -111,7 +170,7 @@ impl Target {
             }
             (_, facet) => HostError::MailboxFull {
                 facet: facet.cloned(),
-                core: self.core,
+                core: self.core(),
                 calls_max: self.host.mailbox_calls_max,
             },
         }
@@ -125,16 +184,13 @@ impl Target {
         }
     }
 
-    fn mailbox(&self) -> &Mailbox {
-        &self.host.mailboxes[self.core]
-    }
-
     /// Why no reply will come.
     fn gone(&self) -> HostError {
         let facet = self.facet().cloned();
         // A core that was lost did not run to the end of its mailbox, whatever came afterwards.
-        if self.host.lost[self.core].load(Ordering::Acquire) || !self.host.is_closed() {
-            HostError::CoreLost { facet, core: self.core }
+        let core = self.core();
+        if self.host.lost[core].load(Ordering::Acquire) || !self.host.is_closed() {
+            HostError::CoreLost { facet, core }
         } else {
             HostError::Closed { facet }
         }
@@ -285,8 +341,7 @@ impl<T> Call<T> {
                 if let Err(error) = target.host.check_process() {
                     return Poll::Ready(Some(Err(error)));
                 }
-                let lane = (&target.lane, target.lane_max());
-                if !target.line.advance(target.mailbox(), lane, in_line.place, waker) {
+                if !target.line.advance(target, in_line.place, waker) {
                     self.state = State::Unsent(in_line, receiver);
                     return Poll::Pending;
                 }

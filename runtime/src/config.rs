@@ -9,6 +9,7 @@ use lapidary_vfs::{ProcessSettings, VfsOptions};
 
 use crate::error::{HostError, Result};
 use crate::isolation::Isolation;
+use crate::placement::CORES_MAX;
 
 /// What a call meets when its core's mailbox is full, or its facet has its most calls waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -227,6 +228,8 @@ impl HostConfig {
             Some(("mailbox_calls_max", "is 0, so no call could enter; use at least 1"))
         } else if self.facet_calls_max == 0 {
             Some(("facet_calls_max", "is 0, so no call could enter; use at least 1"))
+        } else if self.cores.get() > CORES_MAX {
+            Some(("cores", "is above 65,536; use one for each core of the machine"))
         } else if self.resident_facets_max == 0 {
             Some(("resident_facets_max", "is 0, so no facet could open; use at least 1"))
         } else if self.page_cache_kib_max > i32::MAX.unsigned_abs() {

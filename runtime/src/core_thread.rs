@@ -100,7 +100,7 @@ impl Core {
                 Some(task) => Event::Task(task),
                 // What was sent before the host was closed is in the mailbox by now, and served
                 // below.
-                None if self.shared.is_closed() => break,
+                None if self.shared.is_closed() && inbox.is_empty() => break,
                 None => self.sleep(&inbox),
             };
         }
@@ -150,6 +150,8 @@ impl Core {
     }
 
     fn release(&mut self) {
+        // Of a core that has no calls meanwhile.
+        self.close_aborted();
         let was_well = !self.output.has_failed();
         self.output.release();
         self.after_output(was_well);

@@ -130,10 +130,10 @@ impl FacetHandle {
         &self.name
     }
 
-    /// Number of the core that serves the facet.
+    /// Number of the core that serves the facet now.
     #[must_use]
     pub fn core(&self) -> usize {
-        self.target.core
+        self.target.core()
     }
 
     /// Runs one statement that returns no rows, in a transaction of its own, and tells how many rows
@@ -305,7 +305,7 @@ impl FacetHandle {
     }
 
     fn start(&self) -> Start {
-        let epoch = self.target.host.aborts[self.target.core].epoch();
+        let epoch = self.target.host.aborts[self.target.core()].epoch();
         Start { epoch, schema: self.schema.clone() }
     }
 

@@ -23,7 +23,7 @@ use crate::files::forget_interrupted;
 use crate::isolation::Policies;
 use crate::mailbox::{Inbox, mailbox};
 use crate::meter::Meters;
-use crate::placement::core_of;
+use crate::placement::Placement;
 use crate::readers::Readers;
 use crate::schedule::Scope;
 use crate::shared::{Names, Shared};
@@ -136,6 +136,7 @@ impl Host {
             meters,
             store,
             registration,
+            placement: Placement::new(mailboxes.len()),
             mailboxes: mailboxes.into_boxed_slice(),
             mailbox_calls_max: config.mailbox_calls_max,
             mailbox_full: config.mailbox_full,
@@ -210,8 +211,8 @@ impl Host {
             (Ok(prefix), Ok(after)) => (prefix, after),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error.into()),
         };
-        let core = prefix.as_ref().map_or(0, |prefix| self.core_of(prefix));
-        Target::new(&self.shared, core, None).call(move |core: &mut Core| {
+        let core = prefix.as_ref().map_or(0, |prefix| self.shared.placement.core_of(prefix));
+        Target::on_core(&self.shared, core).call(move |core: &mut Core| {
             core.on_catalog(&[], |store| {
                 Ok(store.list_facets(prefix.as_ref(), after.as_ref(), limit)?)
             })
@@ -221,12 +222,12 @@ impl Host {
     /// Replies when everything that calls on any facet were answered for is durable, also what was
     /// not [confirmed](FacetHandle::unconfirmed).
     pub fn sync(&self) -> Call<()> {
-        Target::new(&self.shared, 0, None).call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
+        Target::on_core(&self.shared, 0).call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
 
     /// Figures of the store and of each core.
     pub fn stat(&self) -> Call<HostStat> {
-        Target::new(&self.shared, 0, None).call(move |core: &mut Core| {
+        Target::on_core(&self.shared, 0).call(move |core: &mut Core| {
             let shared = Arc::clone(&core.shared);
             core.on_catalog(&[], |store| {
                 let cores = shared.counters.iter().zip(&shared.mailboxes).enumerate();
@@ -282,12 +283,8 @@ impl Host {
         }
     }
 
-    fn core_of(&self, name: &FacetName) -> usize {
-        core_of(name.root(), self.shared.mailboxes.len())
-    }
-
     pub(crate) fn target(&self, name: &FacetName) -> Arc<Target> {
-        Target::new(&self.shared, self.core_of(name), Some(name.clone()))
+        Target::facet_of(&self.shared, name.clone())
     }
 }
 
@@ -477,7 +474,7 @@ mod tests {
     #[test]
     fn a_core_that_died_is_told_of_even_after_shutdown() {
         let host = in_memory();
-        let target = Target::new(&host.shared, 0, None);
+        let target = Target::on_core(&host.shared, 0);
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let dying = target.call::<(), _>(move |_| {
             let _ = wait.recv();
@@ -496,7 +493,7 @@ mod tests {
     #[test]
     fn a_core_outlives_a_panic_in_the_catalog() {
         let host = in_memory();
-        let target = Target::new(&host.shared, 0, None);
+        let target = Target::on_core(&host.shared, 0);
         let call = target.call(|core: &mut Core| core.on_catalog::<()>(&[], |_| panic!("why")));
         let error = call.wait().unwrap_err();
         assert_eq!(error.kind(), HostErrorKind::Reopen);

@@ -52,6 +52,7 @@
 //! | `history` | bookmarks of a facet, reading and restoring the past |
 //! | `call` | [`Call`]: the reply to come, as a future and for blocking |
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
+//! | `placement` | which core serves what, and moving it |
 //! | `schedule` | in which order a core serves them: a turn for each facet |
 //! | `core_thread` | the loop of a core: calls in, replies out |
 //! | `several` | one transaction over several facets |

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crate::mailbox::{Mailbox, Post, Refused};
-use crate::schedule::LaneKey;
+use crate::call::Target;
+use crate::mailbox::{Post, Refused};
 
 /// The line of one handle and its clones. Whoever awaits any call of it sends as many as there is
 /// room for, first come, first served: so calls enter the mailbox in the order in which they were
@@ -45,20 +45,14 @@ impl Line {
         place
     }
 
-    /// Sends from the head of the line what `mailbox` has room for, and says whether the call at
+    /// Sends from the head of the line, which is `target`'s, what there is room for, and says whether the call at
     /// `place` has left the line. If it has not, the waker will be woken when there may be room.
     ///
     /// If the mailbox is closed, the line is dropped, which closes the reply channels of its calls.
-    pub(crate) fn advance(
-        &self,
-        mailbox: &Mailbox,
-        (lane, lane_max): (&LaneKey, usize),
-        place: Place,
-        waker: &Waker,
-    ) -> bool {
+    pub(crate) fn advance(&self, target: &Target, place: Place, waker: &Waker) -> bool {
         let mut waiting = self.lock();
         while let Some((head, post)) = waiting.tasks.pop_front() {
-            match mailbox.enter(lane, lane_max, post, Some(waker)) {
+            match target.enter(post, Some(waker)) {
                 Ok(()) => {}
                 Err(Refused::Full(_, post)) => {
                     waiting.tasks.push_front((head, post));

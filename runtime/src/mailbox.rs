@@ -25,7 +25,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use crate::schedule::{self, Bounds, Full, LaneKey, Schedule};
+use lapidary_engine::FacetName;
+
+use crate::schedule::{self, Bounds, Full, LaneKey, Schedule, Scope};
 use crate::task::Task;
 
 pub(crate) type Post = schedule::Post<Box<dyn Task>>;
@@ -57,6 +59,8 @@ struct State {
     schedule: Schedule<Box<dyn Task>>,
     is_asleep: bool,
     has_ended: bool,
+    /// Who knows of an earlier state of the placement looks again: something has moved away.
+    placement: u64,
 }
 
 /// Looks around before the core sleeps: each twice as long after the one before it, then each after
@@ -69,6 +73,9 @@ pub(crate) enum Refused {
     Full(Full, Post),
     Closed,
 }
+
+/// A call whose facet may have moved to another core since that was looked up.
+pub(crate) struct Moved(pub(crate) Post);
 
 /// What a core is to do next.
 pub(crate) enum Event {
@@ -96,33 +103,53 @@ impl Mailbox {
     }
 
     /// Puts a call into `lane`, unless `lane_max` calls wait there. If there is no room, `waker` is
-    /// woken when there may be.
+    /// woken when there may be. `placement` is the state of it by which this core was found.
     pub(crate) fn enter(
         &self,
         lane: &LaneKey,
         lane_max: usize,
+        placement: u64,
         post: Post,
         waker: Option<&Waker>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Result<(), Refused>, Moved> {
         let bounds = Bounds { lane: lane_max, all: self.calls_max };
         let mut state = self.shared.lock();
         if state.has_ended {
             drop(state);
-            return Err(Refused::Closed);
+            return Ok(Err(Refused::Closed));
+        }
+        if placement < state.placement {
+            return Err(Moved(post));
         }
         if let Err((full, post)) = state.schedule.push(lane, bounds, post) {
             if let Some(waker) = waker {
                 state.schedule.await_room(lane, waker);
             }
-            return Err(Refused::Full(full, post));
+            return Ok(Err(Refused::Full(full, post)));
         }
-        self.shared.stirred.store(true, Ordering::Relaxed);
-        let is_asleep = std::mem::take(&mut state.is_asleep);
-        drop(state);
-        if is_asleep {
-            self.shared.bell.notify_one();
+        self.shared.stir(state);
+        Ok(Ok(()))
+    }
+
+    /// Stops what is within `root`, behind what is there, until the hold is dropped.
+    pub(crate) fn hold(&self, root: &FacetName) -> Hold {
+        let number = self.shared.lock().schedule.hold(Box::new([Scope::subtree(root)]));
+        Hold { shared: Arc::clone(&self.shared), number }
+    }
+
+    /// Puts `call` behind all that is there within `root`. From now on who does not know of the state
+    /// `placement` is told that something has moved. Returns whether it will run.
+    pub(crate) fn leave(&self, root: &FacetName, placement: u64, call: Box<dyn Task>) -> bool {
+        let mut state = self.shared.lock();
+        if state.has_ended {
+            // The call's destructor ends the hold of another mailbox.
+            drop(state);
+            return false;
         }
-        Ok(())
+        state.placement = placement;
+        state.schedule.push_beyond(Box::new([Scope::subtree(root)]), call);
+        self.shared.stir(state);
+        true
     }
 
     /// Has the core look around, though nothing was sent.
@@ -131,7 +158,26 @@ impl Mailbox {
     }
 }
 
+/// See [`Mailbox::hold`].
+pub(crate) struct Hold {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.schedule.let_go(self.number);
+        self.shared.stir(state);
+    }
+}
+
 impl Inbox {
+    /// Whether nothing waits, not even for a [`Hold`] to end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().schedule.is_empty()
+    }
+
     /// The next call, if one waits.
     pub(crate) fn try_next(&self) -> Option<Box<dyn Task>> {
         Self::take(self.0.lock()).ok()
@@ -225,6 +271,16 @@ impl Drop for Inbox {
 }
 
 impl Shared {
+    /// Lets the core know that something has come.
+    fn stir(&self, mut state: MutexGuard<'_, State>) {
+        self.stirred.store(true, Ordering::Relaxed);
+        let is_asleep = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if is_asleep {
+            self.bell.notify_one();
+        }
+    }
+
     fn put_token(&self) {
         if self.durable.swap(true, Ordering::SeqCst) {
             return;

@@ -10,6 +10,9 @@
 //! marks are the first of their lanes the barrier takes its place in the ring, and when it is served
 //! the lanes go on. Lanes elsewhere are not concerned.
 //!
+//! A barrier without a call, a *hold*, stops lanes until somebody lets them go: their facets have calls
+//! on another core yet.
+//!
 //! A lane that comes to be while a barrier on a subtree around it is pending begins with its mark,
 //! and a barrier has the lane of its own name, made if need be. So of two barriers that have a name
 //! in common, the later one finds the earlier one's mark in a lane, and comes after it: there are no
@@ -132,7 +135,11 @@ enum Item<T> {
 }
 
 struct Barrier<T> {
-    call: T,
+    /// None of a hold.
+    call: Option<T>,
+    is_held: bool,
+    /// In the ring.
+    placed: bool,
     scopes: Box<[Scope]>,
     /// Lanes whose mark is not the first yet.
     awaited: usize,
@@ -214,7 +221,7 @@ impl<T> Schedule<T> {
         };
         self.calls += 1;
         match post.scopes {
-            Some(scopes) => self.push_barrier(scopes, post.call),
+            Some(scopes) => drop(self.push_barrier(scopes, Some(post.call))),
             None => {
                 let place = place.unwrap_or_else(|| self.begin(lane));
                 self.lanes[place].bound = bounds.lane;
@@ -224,7 +231,30 @@ impl<T> Schedule<T> {
         Ok(())
     }
 
-    fn push_barrier(&mut self, scopes: Box<[Scope]>, call: T) {
+    /// Puts a call in whatever the bounds say.
+    pub(crate) fn push_beyond(&mut self, scopes: Box<[Scope]>, call: T) {
+        self.calls += 1;
+        self.push_barrier(scopes, Some(call));
+    }
+
+    /// Stops what `scopes` names, behind what is there, until it is [let go](Self::let_go).
+    pub(crate) fn hold(&mut self, scopes: Box<[Scope]>) -> u64 {
+        self.push_barrier(scopes, None)
+    }
+
+    /// Ends a hold.
+    pub(crate) fn let_go(&mut self, hold: u64) {
+        let Some(barrier) = self.barriers.get_mut(&hold) else { return };
+        barrier.is_held = false;
+        self.place_barrier(hold);
+    }
+
+    /// Whether nothing waits, not even for a hold to end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.calls == 0
+    }
+
+    fn push_barrier(&mut self, scopes: Box<[Scope]>, call: Option<T>) -> u64 {
         // Before it is pending itself: new lanes begin with the marks of those before it.
         let mut places: Vec<usize> = scopes.iter().map(|scope| self.place(&scope.root)).collect();
         if scopes.iter().any(|scope| scope.below) {
@@ -239,10 +269,14 @@ impl<T> Schedule<T> {
             self.subtrees.push(number);
         }
         let awaited = places.len();
-        self.barriers.insert(number, Barrier { call, scopes, awaited, stopped: Vec::new() });
+        let is_held = call.is_none();
+        let barrier =
+            Barrier { call, is_held, placed: false, scopes, awaited, stopped: Vec::new() };
+        self.barriers.insert(number, barrier);
         for place in places {
             self.append(place, Item::Mark(number));
         }
+        number
     }
 
     /// Has `waker` woken when there may be room in `lane`, which has just refused a call.
@@ -260,21 +294,25 @@ impl<T> Schedule<T> {
         if let Some(place) = self.serving.take() {
             self.stand(place);
         }
-        match self.ring.pop_front()? {
-            Turn::Lane(place) => {
-                self.serving = Some(place);
-                self.take(place)
-            }
-            Turn::Barrier(number) => {
-                let barrier = self.barriers.remove(&number)?;
-                self.subtrees.retain(|&other| other != number);
-                self.calls -= 1;
-                for place in barrier.stopped {
-                    self.lanes[place].waiting.pop_front();
-                    self.wake(place);
-                    self.stand(place);
+        loop {
+            match self.ring.pop_front()? {
+                Turn::Lane(place) => {
+                    self.serving = Some(place);
+                    return self.take(place);
                 }
-                Some(barrier.call)
+                Turn::Barrier(number) => {
+                    let barrier = self.barriers.remove(&number)?;
+                    self.subtrees.retain(|&other| other != number);
+                    for place in barrier.stopped {
+                        self.lanes[place].waiting.pop_front();
+                        self.wake(place);
+                        self.stand(place);
+                    }
+                    if barrier.call.is_some() {
+                        self.calls -= 1;
+                        return barrier.call;
+                    }
+                }
             }
         }
     }
@@ -311,7 +349,7 @@ impl<T> Schedule<T> {
                 Item::Mark(_) => None,
             }));
         }
-        calls.extend(drained.barriers.into_values().map(|barrier| barrier.call));
+        calls.extend(drained.barriers.into_values().filter_map(|barrier| barrier.call));
         (calls, wakers)
     }
 
@@ -376,9 +414,7 @@ impl<T> Schedule<T> {
                 let Some(barrier) = self.barriers.get_mut(&number) else { return };
                 barrier.stopped.push(place);
                 barrier.awaited -= 1;
-                if barrier.awaited == 0 {
-                    self.ring.push_back(Turn::Barrier(number));
-                }
+                self.place_barrier(number);
             }
             None => {
                 lane.placed = false;
@@ -386,6 +422,16 @@ impl<T> Schedule<T> {
                 self.places.remove(&lane.key);
                 self.free.push(place);
             }
+        }
+    }
+
+    /// Has a barrier stand in the ring, if it can go on and does not stand there yet: a lane that begins
+    /// later can join it when it does.
+    fn place_barrier(&mut self, number: u64) {
+        let Some(barrier) = self.barriers.get_mut(&number) else { return };
+        if barrier.awaited == 0 && !barrier.is_held && !barrier.placed {
+            barrier.placed = true;
+            self.ring.push_back(Turn::Barrier(number));
         }
     }
 
@@ -399,213 +445,4 @@ impl<T> Schedule<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use super::*;
-
-    const WIDE: Bounds = Bounds { lane: usize::MAX, all: usize::MAX };
-
-    fn name(name: &str) -> FacetName {
-        FacetName::new(name).unwrap()
-    }
-
-    fn lane(facet: &str) -> LaneKey {
-        LaneKey::of(Some(name(facet)))
-    }
-
-    type Texts = Schedule<String>;
-
-    /// One call that is named like its facet and number.
-    fn push(schedule: &mut Texts, facet: &str, number: usize) {
-        let post = Post { call: format!("{facet}{number}"), scopes: None };
-        schedule.push(&lane(facet), WIDE, post).map_err(|(full, _)| full).unwrap();
-    }
-
-    fn barrier(schedule: &mut Texts, call: &str, scopes: Vec<Scope>) {
-        let post = Post { call: call.to_owned(), scopes: Some(scopes.into_boxed_slice()) };
-        let lane = post.scopes.as_ref().unwrap()[0].root.clone();
-        schedule.push(&lane, WIDE, post).map_err(|(full, _)| full).unwrap();
-    }
-
-    fn subtree(root: &str) -> Scope {
-        Scope::subtree(&name(root))
-    }
-
-    fn facet(root: &str) -> Scope {
-        Scope::facet(&name(root))
-    }
-
-    fn rest(schedule: &mut Texts) -> String {
-        let served: Vec<String> = std::iter::from_fn(|| schedule.next()).collect();
-        assert_eq!(schedule.len(), 0);
-        assert!(schedule.places.is_empty() && schedule.barriers.is_empty());
-        assert!(schedule.subtrees.is_empty());
-        served.join(" ")
-    }
-
-    #[test]
-    fn a_lane_with_much_delays_the_others_by_one_call_each() {
-        let mut schedule = Texts::default();
-        for facet in ["a", "b"] {
-            (0..10_000).for_each(|number| push(&mut schedule, facet, number));
-        }
-        assert_eq!(schedule.next().unwrap(), "a0");
-        push(&mut schedule, "c", 0);
-        push(&mut schedule, "d", 0);
-        push(&mut schedule, "d", 1);
-        let served: Vec<_> = (0..7).map(|_| schedule.next().unwrap()).collect();
-        assert_eq!(served.join(" "), "b0 c0 d0 a1 b1 d1 a2");
-        // One that has just been served and comes again does not get before the others.
-        push(&mut schedule, "a", 10_000);
-        push(&mut schedule, "e", 0);
-        assert_eq!(schedule.next().unwrap(), "b2");
-        assert_eq!(schedule.next().unwrap(), "e0");
-        assert_eq!(schedule.next().unwrap(), "a3");
-        assert_eq!(schedule.len(), 20_000 + 5 - 11);
-    }
-
-    #[test]
-    fn a_lane_keeps_its_order() {
-        let mut schedule = Texts::default();
-        for number in 0..3 {
-            push(&mut schedule, "a", number);
-            push(&mut schedule, "b", number);
-        }
-        assert_eq!(rest(&mut schedule), "a0 b0 a1 b1 a2 b2");
-    }
-
-    #[test]
-    fn a_barrier_comes_after_what_was_there_and_before_what_follows() {
-        let mut schedule = Texts::default();
-        push(&mut schedule, "t/1", 0);
-        push(&mut schedule, "t/2", 0);
-        push(&mut schedule, "t/2", 1);
-        push(&mut schedule, "u", 0);
-        barrier(&mut schedule, "delete-t", vec![subtree("t")]);
-        push(&mut schedule, "t/1", 1);
-        push(&mut schedule, "t/3", 0);
-        push(&mut schedule, "t", 0);
-        push(&mut schedule, "u", 1);
-        push(&mut schedule, "u", 2);
-        push(&mut schedule, "u", 3);
-        let order = "t/10 t/20 u0 t/21 u1 delete-t u2 t0 t/30 t/11 u3";
-        assert_eq!(rest(&mut schedule), order);
-    }
-
-    #[test]
-    fn a_barrier_on_idle_names_has_its_turn_like_a_call() {
-        let mut schedule = Texts::default();
-        (0..2).for_each(|number| push(&mut schedule, "a", number));
-        barrier(&mut schedule, "fork", vec![facet("b"), facet("c")]);
-        push(&mut schedule, "c", 0);
-        push(&mut schedule, "b", 0);
-        push(&mut schedule, "d", 0);
-        assert_eq!(rest(&mut schedule), "a0 fork d0 a1 b0 c0");
-    }
-
-    #[test]
-    fn barriers_with_a_name_in_common_keep_their_order() {
-        let mut schedule = Texts::default();
-        push(&mut schedule, "x", 0);
-        push(&mut schedule, "x", 1);
-        barrier(&mut schedule, "x-to-y", vec![subtree("x"), subtree("y")]);
-        barrier(&mut schedule, "y-to-z", vec![subtree("y"), subtree("z")]);
-        // Within y, though its own name is no other's.
-        barrier(&mut schedule, "y/1-to-w", vec![facet("y/1"), facet("w")]);
-        push(&mut schedule, "y/1", 0);
-        push(&mut schedule, "y/2", 0);
-        push(&mut schedule, "z/1", 0);
-        assert_eq!(rest(&mut schedule), "x0 x1 x-to-y y-to-z z/10 y/1-to-w y/20 y/10");
-    }
-
-    #[test]
-    fn a_subtree_around_a_pending_barrier_waits_for_it() {
-        let mut schedule = Texts::default();
-        push(&mut schedule, "a/b", 0);
-        push(&mut schedule, "a/b", 1);
-        barrier(&mut schedule, "fork-a/b", vec![facet("a/b"), facet("c")]);
-        barrier(&mut schedule, "delete-a", vec![subtree("a")]);
-        push(&mut schedule, "a/b", 2);
-        push(&mut schedule, "c", 0);
-        assert_eq!(rest(&mut schedule), "a/b0 a/b1 fork-a/b c0 delete-a a/b2");
-    }
-
-    #[test]
-    fn a_turn_can_be_longer_up_to_a_mark() {
-        let mut schedule = Texts::default();
-        (0..3).for_each(|number| push(&mut schedule, "a", number));
-        push(&mut schedule, "b", 0);
-        barrier(&mut schedule, "delete-a", vec![subtree("a")]);
-        push(&mut schedule, "a", 3);
-        assert_eq!(schedule.next_of_turn(|_| true), None, "nobody has the turn");
-        assert_eq!(schedule.next().unwrap(), "a0");
-        assert!(schedule.has_next_of_turn(|call| call == "a1"));
-        assert_eq!(schedule.next_of_turn(|call| call != "a1"), None);
-        assert_eq!(schedule.next_of_turn(|_| true).unwrap(), "a1");
-        assert_eq!(schedule.next_of_turn(|_| true).unwrap(), "a2");
-        assert_eq!(schedule.next_of_turn(|_| true), None);
-        assert!(!schedule.has_next_of_turn(|_| true));
-        assert_eq!(rest(&mut schedule), "b0 delete-a a3");
-    }
-
-    #[test]
-    fn calls_of_no_facet_have_a_lane() {
-        let mut schedule = Texts::default();
-        (0..2).for_each(|number| push(&mut schedule, "a", number));
-        let post = Post { call: "stat".to_owned(), scopes: None };
-        assert!(schedule.push(&LaneKey::of(None), WIDE, post).is_ok());
-        assert_eq!(rest(&mut schedule), "a0 stat a1");
-    }
-
-    #[test]
-    fn bounds_hold_and_never_keep_out_who_has_nothing_waiting() {
-        let mut schedule = Texts::default();
-        let bounds = Bounds { lane: 3, all: 4 };
-        let mut try_push = |facet: &str| {
-            let post = Post { call: facet.to_owned(), scopes: None };
-            schedule.push(&lane(facet), bounds, post).map_err(|(full, post)| (full, post.call))
-        };
-        for _ in 0..3 {
-            try_push("a").unwrap();
-        }
-        assert_eq!(try_push("a").unwrap_err(), (Full::Facet, "a".to_owned()));
-        try_push("b").unwrap();
-        assert_eq!(try_push("b").unwrap_err().0, Full::Core);
-        for stranger in 0..1_000 {
-            try_push(&format!("stranger-{stranger}")).unwrap();
-        }
-        assert_eq!(schedule.len(), 1_004);
-        let served: Vec<_> = (0..1_004).map(|_| schedule.next().unwrap()).collect();
-        assert_eq!(served[..3], ["a", "b", "stranger-0"]);
-        assert_eq!(served[1_001..], ["stranger-999", "a", "a"]);
-    }
-
-    #[test]
-    fn who_waits_for_room_is_told_when_half_of_the_lane_is_free() {
-        let mut schedule = Texts::default();
-        (0..4).for_each(|number| push(&mut schedule, "a", number));
-        schedule.lanes[0].bound = 4;
-        schedule.await_room(&lane("a"), Waker::noop());
-        schedule.await_room(&lane("a"), Waker::noop());
-        schedule.next().unwrap();
-        assert!(schedule.take_woken().is_empty());
-        schedule.next().unwrap();
-        assert_eq!(schedule.take_woken().len(), 1, "the same one is told once");
-        assert_eq!(rest(&mut schedule), "a2 a3");
-    }
-
-    #[test]
-    fn draining_gives_out_everything() {
-        let mut schedule = Texts::default();
-        push(&mut schedule, "a", 0);
-        push(&mut schedule, "a", 1);
-        schedule.await_room(&lane("a"), Waker::noop());
-        barrier(&mut schedule, "delete-a", vec![subtree("a")]);
-        assert_eq!(schedule.next().unwrap(), "a0");
-        let (mut calls, wakers) = schedule.drain();
-        calls.sort();
-        assert_eq!((calls.join(" ").as_str(), wakers.len()), ("a1 delete-a", 1));
-        assert_eq!(schedule.len(), 0);
-    }
-}
+mod tests;

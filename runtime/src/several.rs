@@ -63,7 +63,7 @@ impl Host {
             return Call::failed(HostError::InvalidSetting { setting: "names", reason });
         };
         let target = self.target(first);
-        let epoch = target.host.aborts[target.core].epoch();
+        let epoch = target.host.aborts[target.core()].epoch();
         let start = Start { epoch, schema: None };
         let scopes = names.iter().map(Scope::facet).collect();
         target.call_over(scopes, move |core: &mut Core| core.transact_over(&names, &start, body))

@@ -12,6 +12,7 @@ use crate::error::{HostError, Result};
 use crate::isolation::Policies;
 use crate::mailbox::Mailbox;
 use crate::meter::Meters;
+use crate::placement::Placement;
 use crate::readers::Readers;
 use crate::stat::CoreCounters;
 
@@ -19,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) registration: Arc<Registration>,
     pub(crate) mailboxes: Box<[Mailbox]>,
+    pub(crate) placement: Placement,
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
     pub(crate) facet_calls_max: usize,
