@@ -80,6 +80,7 @@ store *ARGUMENTS:
 reads *ARGUMENTS:
     cargo run --release --bin reads -- {{ARGUMENTS}}
 
-# One fuzz target for so many seconds (needs cargo-fuzz and a nightly toolchain).
+# One fuzz target for so many seconds (needs cargo-fuzz and a nightly toolchain). What it finds on the way is kept in fuzz/target.
 fuzz TARGET SECONDS="60":
-    cd fuzz && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+    mkdir -p fuzz/target/corpus/{{TARGET}}
+    cd fuzz && cargo +nightly fuzz run {{TARGET}} target/corpus/{{TARGET}} corpus/{{TARGET}} -- -timeout=60 -max_total_time={{SECONDS}}

@@ -1,6 +1,6 @@
 //! What the benchmarks have in common: processes of their own, latencies, what the kernel says of a
-//! process, what machine this is, numbers and tables in print. The programs are in `pack/`, `store/` and
-//! `reads/`.
+//! process, what machine this is, numbers and tables in print. The programs are in `pack/`, `store/`,
+//! `reads/` and `host/`.
 
 #![allow(
     missing_docs,

@@ -1,7 +1,6 @@
 //! What every part of an open store shares: the outside world, the segments, the log.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use rustc_hash::FxHashSet;
 
@@ -15,6 +14,8 @@ use crate::format::{Malformed, StoredRef};
 use crate::log::Log;
 use crate::name::FacetName;
 use crate::segments::{Damage, Segments};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{FacetId, Incarnation};
 
 #[derive(Debug)]

@@ -73,6 +73,7 @@ mod map;
 mod name;
 mod segments;
 mod store;
+mod sync;
 mod types;
 
 pub use bookmark::Bookmark;

@@ -16,6 +16,7 @@ use crate::call::Call;
 use crate::core_thread::Core;
 use crate::error::HostError;
 use crate::host::{Host, checked};
+use crate::schedule::Scope;
 
 /// The time between two aborts on one core.
 #[derive(Default)]
@@ -92,7 +93,8 @@ pub(crate) struct Aborts(Mutex<Present>);
 #[derive(Default)]
 struct Present {
     epoch: Arc<Epoch>,
-    running: Option<(FacetName, Arc<Interrupt>)>,
+    /// The call that runs, on each facet that it is on.
+    running: Vec<(FacetName, Arc<Interrupt>)>,
 }
 
 impl Aborts {
@@ -100,7 +102,7 @@ impl Aborts {
         Arc::clone(&self.lock().epoch)
     }
 
-    /// Lets a call made in `epoch` begin, if it was not aborted. Until [`end`](Self::end) it can be
+    /// Lets a call made in `epoch` begin on one more facet, if it was not aborted. Until [`end`](Self::end) it can be
     /// interrupted.
     pub(crate) fn begin(
         &self,
@@ -112,33 +114,47 @@ impl Aborts {
         // interrupts.
         let mut present = self.lock();
         epoch.check(name)?;
-        present.running = Some((name.clone(), Arc::clone(interrupt)));
+        present.running.push((name.clone(), Arc::clone(interrupt)));
         Ok(())
     }
 
     /// No interruption meant for the call can reach the connection after this.
     pub(crate) fn end(&self) {
-        self.lock().running = None;
+        self.lock().running.clear();
     }
 
-    fn abort(&self, root: &FacetName, reason: &str) {
+    /// Ends the epoch.
+    fn end_epoch(&self, root: &FacetName, reason: &Arc<str>) {
         let mut present = self.lock();
         let next = Arc::<Epoch>::default();
-        let end = End { root: root.clone(), reason: reason.into(), next: Arc::clone(&next) };
+        let end = End { root: root.clone(), reason: Arc::clone(reason), next: Arc::clone(&next) };
         // The present epoch has no end, and the lock is held: this sets it.
         present.epoch.end.get_or_init(|| end);
         present.epoch = next;
-        if let Some((name, interrupt)) = &present.running
-            && name.is_within(root)
-        {
-            interrupt.is_aborted.store(true, Ordering::Release);
-            interrupt.handle.interrupt();
+    }
+
+    fn interrupt(&self, root: &FacetName) {
+        let present = self.lock();
+        if present.running.iter().any(|(name, _)| name.is_within(root)) {
+            for (_, interrupt) in &present.running {
+                interrupt.is_aborted.store(true, Ordering::Release);
+                interrupt.handle.interrupt();
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Present> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Aborts everything within `root` on `cores`. If facets move that is all: a call can then run on another core than the one whose
+/// epoch it was made in, if its facet has moved.
+fn abort(cores: &[Aborts], root: &FacetName, reason: &str) {
+    let reason = reason.into();
+    cores.iter().for_each(|core| core.end_epoch(root, &reason));
+    // After all epochs: what begins from now on is refused.
+    cores.iter().for_each(|core| core.interrupt(root));
 }
 
 fn aborted(name: &FacetName, reason: &Arc<str>) -> HostError {
@@ -184,9 +200,14 @@ impl Host {
         if let Err(error) = target.host.check_open(Some(&name)) {
             return Call::failed(error);
         }
-        target.host.aborts[target.core].abort(&name, reason);
+        let all = &target.host.aborts;
+        if target.host.placement.has_moved() {
+            abort(all, &name, reason);
+        } else {
+            abort(std::slice::from_ref(&all[target.core()]), &name, reason);
+        }
         tracing::info!(facet = %name, reason, "aborted");
-        target.call(|core: &mut Core| {
+        target.call_over(vec![Scope::subtree(&name)], |core: &mut Core| {
             core.close_aborted();
             core.on_catalog(&[], |_| Ok(()))
         })
@@ -205,10 +226,10 @@ mod tests {
         let first = aborts.epoch();
         let (other, name) = (FacetName::new("other").unwrap(), FacetName::new("a/b").unwrap());
         for _ in 0..200_000 {
-            aborts.abort(&other, "why");
+            abort(std::slice::from_ref(&aborts), &other, "why");
         }
         first.check(&name).unwrap();
-        aborts.abort(&FacetName::new("a").unwrap(), "because");
+        abort(std::slice::from_ref(&aborts), &FacetName::new("a").unwrap(), "because");
         let error = first.check(&name).unwrap_err();
         assert!(error.to_string().contains("because"), "{error}");
         aborts.epoch().check(&name).unwrap();

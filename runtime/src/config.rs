@@ -1,22 +1,27 @@
 //! Settings of a host.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use lapidary_engine::StoreOptions;
+use lapidary_engine::{FacetName, StoreOptions};
 use lapidary_vfs::{ProcessSettings, VfsOptions};
 
+use crate::alarms::AlarmHandler;
 use crate::error::{HostError, Result};
 use crate::isolation::Isolation;
+use crate::placement::CORES_MAX;
+use crate::residency::Hooks;
+use crate::transaction::Transaction;
 
-/// What a call meets when its core's mailbox is full.
+/// What a call meets when its core's mailbox is full, or its facet has its most calls waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum MailboxFull {
     /// It waits for room, when it is awaited or waited for.
     #[default]
     Wait,
-    /// It fails at once with [`HostError::MailboxFull`].
+    /// It fails at once with [`HostError::MailboxFull`] or [`HostError::FacetBusy`].
     Error,
 }
 
@@ -38,7 +43,11 @@ pub struct HostConfig {
     pub(crate) pin_cores: bool,
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
+    pub(crate) facet_calls_max: usize,
+    pub(crate) coalesce_writes: bool,
     pub(crate) resident_facets_max: usize,
+    pub(crate) resident_bytes_max: Option<u64>,
+    pub(crate) hooks: Hooks,
     pub(crate) cached_statements_max: usize,
     pub(crate) page_cache_kib_max: u32,
     pub(crate) idle_readers_max: usize,
@@ -49,6 +58,9 @@ pub struct HostConfig {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) isolation: Isolation,
     pub(crate) slow_statement: Option<Duration>,
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics_interval: Duration,
+    pub(crate) on_alarm: Option<AlarmHandler>,
 }
 
 /// SQLite's own default, which needs no statement at each open.
@@ -61,7 +73,11 @@ impl Default for HostConfig {
             pin_cores: true,
             mailbox_calls_max: 4_096,
             mailbox_full: MailboxFull::default(),
+            facet_calls_max: 1_024,
+            coalesce_writes: false,
             resident_facets_max: 8_192,
+            resident_bytes_max: None,
+            hooks: Hooks::default(),
             cached_statements_max: 32,
             page_cache_kib_max: PAGE_CACHE_KIB_DEFAULT,
             idle_readers_max: 1_024,
@@ -72,6 +88,9 @@ impl Default for HostConfig {
             shutdown_timeout: Duration::from_secs(30),
             isolation: Isolation::trusted(),
             slow_statement: None,
+            #[cfg(feature = "metrics")]
+            metrics_interval: Duration::from_secs(5),
+            on_alarm: None,
         }
     }
 }
@@ -96,14 +115,33 @@ impl HostConfig {
         self
     }
 
-    /// Calls that wait in a core's mailbox, at least 1. Default 4,096. A larger mailbox rides out
-    /// longer bursts; the last call in it waits for all before it.
+    /// Calls that wait in a core's mailbox, all facets together, at least 1. Default 4,096. A larger
+    /// mailbox rides out longer bursts. A facet that has no call waiting is let in beyond it with one,
+    /// so those with many never keep it out.
     pub fn mailbox_calls_max(mut self, calls: usize) -> Self {
         self.mailbox_calls_max = calls;
         self
     }
 
-    /// What a call meets when the mailbox is full. Default: it waits.
+    /// Calls of one facet that wait for their turn, at least 1. Default 1,024.
+    /// [`Isolation::calls_waiting_max`](crate::Isolation::calls_waiting_max) says it for some facets.
+    ///
+    /// The facets of a core take turns: one with many calls waiting delays a call of another by no more
+    /// than one of its own. So this bounds memory, and how long a facet's own last call waits.
+    pub fn facet_calls_max(mut self, calls: usize) -> Self {
+        self.facet_calls_max = calls;
+        self
+    }
+
+    /// Whether calls of one facet that wait at the same time share a commit, unless a
+    /// [handle](crate::FacetHandle::coalesced) says otherwise. Default: no, each has its own.
+    pub fn coalesce_writes(mut self, coalesce: bool) -> Self {
+        self.coalesce_writes = coalesce;
+        self
+    }
+
+    /// What a call meets when the mailbox is full, or the facet has its most calls waiting. Default: it
+    /// waits.
     pub fn mailbox_full(mut self, full: MailboxFull) -> Self {
         self.mailbox_full = full;
         self
@@ -115,6 +153,45 @@ impl HostConfig {
     /// microseconds and a schema parse.
     pub fn resident_facets_max(mut self, facets: usize) -> Self {
         self.resident_facets_max = facets;
+        self
+    }
+
+    /// Bytes of SQLite's memory that the writer connections of a core hold together, above which the least
+    /// recently used are closed. Default: no bound but that of their number. It is looked at between
+    /// calls, so it is exceeded by what one call takes
+    /// ([`Isolation::call_memory_max`](crate::Isolation::call_memory_max)), and by
+    /// [pinned](crate::Host::pin) facets. Not counted are readers' connections, and if
+    /// [`Host::process_setup`](crate::Host::process_setup) says that it came too late, nothing.
+    pub fn resident_bytes_max(mut self, bytes: Option<u64>) -> Self {
+        self.resident_bytes_max = bytes;
+        self
+    }
+
+    /// What runs on the core when a facet's writer connection has been opened, before its first call and the
+    /// steps of its [`Schema`](crate::Schema): the place for SQL functions of the embedder's own, and for
+    /// what it keeps in memory for open facets. If it fails so does the call, and the next one tries again.
+    ///
+    /// It is a transaction under the facet's [`Isolation`](crate::Isolation).
+    pub fn on_wake<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&Transaction<'_>, &FacetName) -> Result<()> + Send + Sync + 'static,
+    {
+        self.hooks.on_wake = Some(Arc::new(hook));
+        self
+    }
+
+    /// What runs on the core before a facet's writer connection is closed to make room, or at shutdown: the
+    /// place to write what was kept in memory. It is the last that runs on the connection, a transaction
+    /// under the facet's [`Isolation`](crate::Isolation), durable soon after. If it fails, `tracing` is
+    /// told, and the connection is closed all the same.
+    ///
+    /// It does not run when a facet is aborted, renamed or deleted, when its policy is changed, or when a call
+    /// has left the connection unusable. So it is for what can be lost, as in a crash.
+    pub fn on_hibernate<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&Transaction<'_>, &FacetName) -> Result<()> + Send + Sync + 'static,
+    {
+        self.hooks.on_hibernate = Some(Arc::new(hook));
         self
     }
 
@@ -186,24 +263,63 @@ impl HostConfig {
 
     /// What SQL inside facets may do, unless [`Host::set_isolation`](crate::Host::set_isolation) says
     /// otherwise. Default: [`Isolation::trusted`], everything but `ATTACH`.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind, Isolation};
+    /// let config = HostConfig::new().isolation(Isolation::untrusted());
+    /// # let directory = tempfile::tempdir()?;
+    /// let host = Host::open(directory.path().join("store"), config)?;
+    /// let refused = host.facet("agents/42")?.execute("PRAGMA writable_schema = on", ()).wait();
+    /// assert_eq!(refused.unwrap_err().kind(), HostErrorKind::NotAllowed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn isolation(mut self, policy: Isolation) -> Self {
         self.isolation = policy;
         self
     }
 
-    /// Statements that take at least this long are told to `tracing` as a warning, with the facet, the
-    /// SQL without the values bound to it, and the time, which SQLite measures in milliseconds.
-    /// Default: none are. It costs two readings of the clock for each statement.
+    /// Statements that take at least this long, from their first step to their reset, are told to
+    /// `tracing` as a warning, `slow statement`, with `facet`, `sql` (its first 1,000 bytes, without the
+    /// values bound to it), `elapsed`, `steps` of SQLite's VM and `rows` given out. What stands in the
+    /// SQL as a literal is in the log. Default: none are. It costs two readings of the clock for each
+    /// statement.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// use std::time::Duration;
+    ///
+    /// let config = HostConfig::new().slow_statement(Duration::from_millis(100));
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), config)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn slow_statement(mut self, at_least: Duration) -> Self {
         self.slow_statement = Some(at_least);
+        self
+    }
+
+    /// How often counters and gauges are told to the recorder of the crate `metrics`. Default 5 seconds.
+    /// [`Host::publish_metrics`](crate::Host::publish_metrics) does it at once. With the feature `metrics`.
+    #[cfg(feature = "metrics")]
+    pub fn metrics_interval(mut self, every: Duration) -> Self {
+        self.metrics_interval = every;
+        self
+    }
+
+    /// What runs when an [alarm](crate::Alarms) is due. Default: nothing, and alarms wait until the store
+    /// is opened by a host with a handler. It takes one thread more.
+    pub fn on_alarm(mut self, handler: AlarmHandler) -> Self {
+        self.on_alarm = Some(handler);
         self
     }
 
     pub(crate) fn check(&self) -> Result<()> {
         let broken = if self.mailbox_calls_max == 0 {
             Some(("mailbox_calls_max", "is 0, so no call could enter; use at least 1"))
-        } else if self.mailbox_calls_max > MAILBOX_CALLS_LIMIT {
-            Some(("mailbox_calls_max", "is above 16,777,216; its slots are allocated at once"))
+        } else if self.facet_calls_max == 0 {
+            Some(("facet_calls_max", "is 0, so no call could enter; use at least 1"))
+        } else if self.cores.get() > CORES_MAX {
+            Some(("cores", "is above 65,536; use one for each core of the machine"))
         } else if self.resident_facets_max == 0 {
             Some(("resident_facets_max", "is 0, so no facet could open; use at least 1"))
         } else if self.page_cache_kib_max > i32::MAX.unsigned_abs() {
@@ -215,5 +331,3 @@ impl HostConfig {
             .map_or(Ok(()), |(setting, reason)| Err(HostError::InvalidSetting { setting, reason }))
     }
 }
-
-const MAILBOX_CALLS_LIMIT: usize = 1 << 24;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lapidary_engine::Facet;
 use lapidary_vfs::close_connection;
 use rusqlite::Connection;
+use tracing::debug_span;
 
 /// A connection to a facet that is closed when it is dropped, whatever closures have left on it.
 pub(crate) struct FacetConnection {
@@ -40,6 +41,7 @@ impl DerefMut for FacetConnection {
 
 impl Drop for FacetConnection {
     fn drop(&mut self) {
+        let _span = debug_span!("close", facet = %self.facet.name()).entered();
         // A plain close would fail, and the connection would keep the facet's lock.
         if let Some(connection) = self.connection.take()
             && !close_connection(connection)

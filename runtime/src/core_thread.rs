@@ -13,7 +13,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use lapidary_engine::{Facet, FacetName, Store, Ticket, Worker};
-use lapidary_vfs::Gate;
+use lapidary_vfs::{Gate, thread_heap_bytes};
+use tracing::debug_span;
 
 use crate::abort::Epoch;
 use crate::config::HostConfig;
@@ -22,7 +23,9 @@ use crate::facet::Start;
 use crate::isolation::transaction;
 use crate::mailbox::{Event, Inbox};
 use crate::output_gate::OutputGate;
+use crate::residency::{Hooks, Resting};
 use crate::shared::Shared;
+use crate::shared_commit::SharedCommit;
 use crate::stat::{CoreCounters, add};
 use crate::task::Task;
 use crate::transaction::{After, Transaction, transact};
@@ -36,9 +39,6 @@ thread_local! {
 pub(crate) fn is_current() -> bool {
     IS_CORE.get()
 }
-
-/// Calls served before waiting futures are told of room.
-const BATCH_CALLS_MAX: usize = 256;
 
 /// Tells that a core has ended on a panic.
 struct LostOnPanic {
@@ -56,16 +56,20 @@ impl Drop for LostOnPanic {
 
 /// What a task works with.
 pub(crate) struct Core {
-    number: usize,
+    pub(crate) number: usize,
     pub(crate) shared: Arc<Shared>,
-    writers: Writers,
-    gate: Gate,
+    pub(crate) writers: Writers,
+    pub(crate) gate: Gate,
     output: OutputGate,
     /// Tells the store when there is nothing to do.
     worker: Worker,
-    counters: Arc<CoreCounters>,
+    pub(crate) counters: Arc<CoreCounters>,
     /// Aborts up to this one are done.
     epoch: Arc<Epoch>,
+    pub(crate) hooks: Hooks,
+    pub(crate) resting: Resting,
+    /// While calls run that share a commit.
+    pub(crate) shared_commit: Option<SharedCommit>,
 }
 
 impl Core {
@@ -73,11 +77,25 @@ impl Core {
         let counters = Arc::clone(&shared.counters[number]);
         let gate = shared.registration.gate(number);
         let writers =
-            Writers::new(Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
-        let output = OutputGate::new(Arc::clone(&shared.store));
+            Writers::new(number, Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
+        let output = OutputGate::new(Arc::clone(&shared.store), Arc::clone(&counters));
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
-        Self { number, writers, gate, output, worker, shared, counters, epoch }
+        let (hooks, resting) = (config.hooks.clone(), Resting::default());
+        let shared_commit = None;
+        Self {
+            number,
+            writers,
+            gate,
+            output,
+            worker,
+            shared,
+            counters,
+            epoch,
+            hooks,
+            resting,
+            shared_commit,
+        }
     }
 
     /// Serves `inbox` until the host is closed and nothing is left, then what is in it, then waits for the disk.
@@ -86,34 +104,29 @@ impl Core {
         // Dropped before `self` and `inbox`, so before those who wait for replies are told.
         let _lost = LostOnPanic { shared: Arc::clone(&self.shared), core: self.number };
         let mut event = self.sleep(&inbox);
-        let mut batch_calls = 0;
         loop {
             match event {
                 Event::Task(task) => {
-                    self.serve(task);
-                    batch_calls += 1;
+                    self.serve(task, &inbox);
                     if inbox.take_durable() {
                         self.release();
                     }
                 }
                 Event::Durable => self.release(),
-                Event::Stop => break,
             }
-            let next = inbox.try_next();
-            if next.is_none() || batch_calls == BATCH_CALLS_MAX {
-                batch_calls = 0;
-                inbox.wake_waiting();
-            }
-            event = match next {
-                Some(event) => event,
+            event = match inbox.try_next() {
+                Some(task) => Event::Task(task),
                 // What was sent before the host was closed is in the mailbox by now, and served
                 // below.
-                None if self.shared.is_closed() => break,
+                None if self.shared.is_closed() && inbox.is_empty() => break,
                 None => self.sleep(&inbox),
             };
         }
-        while let Some(Event::Task(task)) = inbox.try_next() {
-            self.serve(task);
+        while let Some(task) = inbox.try_next() {
+            self.serve(task, &inbox);
+        }
+        if !self.output.has_failed() {
+            self.writers.hibernate_all();
         }
         self.output.drain();
         self.note_held();
@@ -130,7 +143,16 @@ impl Core {
         event
     }
 
-    fn serve(&mut self, mut task: Box<dyn Task>) {
+    fn serve(&mut self, mut task: Box<dyn Task>, inbox: &Inbox) {
+        if task.joins() && inbox.has_joining() {
+            return self.serve_together(task, inbox);
+        }
+        let ticket = self.run_task(&mut *task);
+        self.hand_over(ticket, task);
+    }
+
+    pub(crate) fn run_task(&mut self, task: &mut dyn Task) -> Ticket {
+        self.counters.wait.record(task.made().elapsed());
         let ran = panic::catch_unwind(AssertUnwindSafe(|| task.run(self)));
         let ticket = ran.unwrap_or_else(|panic| {
             // A defect here: what the core was about to do is not known. The flag goes up before
@@ -139,12 +161,19 @@ impl Core {
             panic::resume_unwind(panic)
         });
         add(&self.counters.calls, 1);
+        ticket
+    }
+
+    /// Hands a task that has run to the output gate.
+    pub(crate) fn hand_over(&mut self, ticket: Ticket, task: Box<dyn Task>) {
         let was_well = !self.output.has_failed();
         self.output.push(ticket, task);
         self.after_output(was_well);
     }
 
     fn release(&mut self) {
+        // Of a core that has no calls meanwhile.
+        self.close_aborted();
         let was_well = !self.output.has_failed();
         self.output.release();
         self.after_output(was_well);
@@ -163,6 +192,11 @@ impl Core {
         self.counters.replies_held.store(self.output.held() as u64, Ordering::Relaxed);
     }
 
+    /// The error of every call on a stopped store.
+    pub(crate) fn refusal(&self) -> Option<HostError> {
+        self.output.refusal()
+    }
+
     /// Runs `body` on the writer of `name`. Returns its outcome, and the ticket of everything it
     /// could have observed.
     pub(crate) fn on_facet<T>(
@@ -171,13 +205,27 @@ impl Core {
         start: &Start,
         body: impl FnOnce(&Writer) -> Result<T>,
     ) -> (Result<T>, Ticket) {
-        if let Some(refusal) = self.output.refusal() {
+        self.on_writer(name, start, false, body)
+    }
+
+    /// As [`on_facet`](Self::on_facet); `open` says whether `body` may leave a transaction open.
+    pub(crate) fn on_writer<T>(
+        &mut self,
+        name: &FacetName,
+        start: &Start,
+        open: bool,
+        body: impl FnOnce(&Writer) -> Result<T>,
+    ) -> (Result<T>, Ticket) {
+        if let Some(refusal) = self.refusal() {
             return (Err(refusal), Ticket::DURABLE);
         }
         self.close_aborted();
         // Before the facet is opened, which could create it.
         if let Err(aborted) = start.epoch.check(name) {
             return (Err(aborted), Ticket::DURABLE);
+        }
+        if let Err(resting) = self.resting.check(name) {
+            return (Err(resting), Ticket::DURABLE);
         }
         let writer = match self.writers.get(name) {
             Ok(writer) => writer,
@@ -188,9 +236,10 @@ impl Core {
         if let Err(aborted) = aborts.begin(&start.epoch, name, writer.interrupt()) {
             return (Err(aborted), Ticket::DURABLE);
         }
+        let heap_before = thread_heap_bytes();
         let running = writer.guard.begin(writer);
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-            writer.bring_up(name, start.schema.as_ref())?;
+            writer.bring_up(name, start.schema.as_ref(), &self.hooks)?;
             body(writer)
         }));
         aborts.end();
@@ -198,10 +247,9 @@ impl Core {
         let mut outcome = outcome.unwrap_or_else(|panic| {
             // What it left half done is gone with the connection.
             keep = false;
-            add(&self.counters.panics, 1);
-            Err(HostError::Panicked { facet: name.clone(), message: message(panic) })
+            Err(panicked(&self.counters, name, panic))
         });
-        if !writer.is_autocommit() {
+        if !open && !writer.is_autocommit() {
             if transaction::rollback(writer).is_err() {
                 keep &= writer.is_autocommit();
             }
@@ -209,7 +257,11 @@ impl Core {
                 outcome = Err(HostError::TransactionLeftOpen { facet: name.clone() });
             }
         }
+        let began = running.began();
         outcome = writer.guard.end(writer, running, name, outcome);
+        if let Some(rest) = writer.guard.rest(&outcome, began) {
+            self.resting.rest(name, rest);
+        }
         if writer.interrupt().is_aborted() {
             keep = false;
             // One that succeeded had come to its end, and its commit stands.
@@ -221,13 +273,15 @@ impl Core {
         }
         if let Err(error) = &outcome {
             // A lock that is taken means a snapshot that is old; after a failure of the store the
-            // connection's cache is not to be trusted.
-            keep &= !error.is_busy() && !error.is_store_failure();
+            // connection's cache is not to be trusted; one that ran out of memory gives back what it has.
+            keep &= !error.is_busy() && !error.is_store_failure() && !error.is_out_of_memory();
         }
         let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.shared.store));
         writer.note_commits(self.gate.last_ticket());
         let ticket = writer.observed();
-        if !keep {
+        if keep {
+            self.writers.note_heap(name, thread_heap_bytes().wrapping_sub(heap_before));
+        } else {
             self.writers.close(name);
         }
         (outcome, ticket)
@@ -240,6 +294,7 @@ impl Core {
         start: &Start,
         body: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> (Result<T>, Ticket) {
+        let _span = debug_span!("transaction", facet = %name).entered();
         let (outcome, ticket) = self.on_facet(name, start, |writer| {
             let ended = || HostError::TransactionEnded { facet: name.clone() };
             transact(writer, ended, |tx| {
@@ -254,14 +309,24 @@ impl Core {
         match outcome {
             Ok((value, After::Stays)) => (Ok(value), ticket),
             Ok((value, After::Deleted)) => {
-                let (deleted, after) = self.on_catalog(&[name], |store| {
-                    store.delete_facet(name)?;
-                    Ok(())
-                });
+                let (deleted, after) = self.delete_from_within(name);
                 (deleted.map(|()| value), ticket.max(after))
             }
             Err(error) => (Err(error), ticket),
         }
+    }
+
+    /// The epoch of a call that is made now.
+    pub(crate) fn epoch_now(&self) -> Arc<Epoch> {
+        self.shared.aborts[self.number].epoch()
+    }
+
+    /// Deletes the facet `name` and everything below it, as its own transaction asked for.
+    pub(crate) fn delete_from_within(&mut self, name: &FacetName) -> (Result<()>, Ticket) {
+        self.on_catalog(&[name], |store| {
+            store.delete_facet(name)?;
+            Ok(())
+        })
     }
 
     /// Closes the connections of what was aborted since the last time.
@@ -305,7 +370,7 @@ impl Core {
         closing: &[&FacetName],
         body: impl FnOnce(&Store) -> Result<T>,
     ) -> (Result<T>, Ticket) {
-        if let Some(refusal) = self.output.refusal() {
+        if let Some(refusal) = self.refusal() {
             return (Err(refusal), Ticket::DURABLE);
         }
         for root in closing {
@@ -320,6 +385,16 @@ impl Core {
         });
         (outcome, self.shared.store.current_ticket())
     }
+}
+
+/// The error of a call on `name` whose closure panicked.
+pub(crate) fn panicked(
+    counters: &CoreCounters,
+    name: &FacetName,
+    panic: Box<dyn Any + Send>,
+) -> HostError {
+    add(&counters.panics, 1);
+    HostError::Panicked { facet: name.clone(), message: message(panic) }
 }
 
 /// What a panic said.

@@ -1,12 +1,14 @@
 //! What can go wrong in a host, and what the caller is to do about it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapidary_engine::{ErrorKind, FacetName, Store};
 use lapidary_vfs::VfsError;
 use rusqlite::{ErrorCode, ffi};
 
+use crate::alarms::{ALARM_NAME_BYTES_MAX, ALARM_PAYLOAD_BYTES_MAX};
 use crate::files::FileError;
 use crate::kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
 
@@ -27,7 +29,8 @@ pub enum HostErrorKind {
     InvalidInput,
     /// SQLite refused the statement or its values (syntax, constraint, type): nothing was changed.
     Statement,
-    /// The facet's [`Isolation`](crate::Isolation) does not allow the statement: nothing was done.
+    /// The facet's [`Isolation`](crate::Isolation), or the kind of transaction, does not allow the
+    /// statement: nothing was done.
     NotAllowed,
     /// The call used more than the facet's [`Isolation`](crate::Isolation) grants: it was rolled back.
     BudgetExceeded,
@@ -89,6 +92,15 @@ pub enum HostError {
         /// What was refused.
         what: String,
     },
+    /// The closure of a [`read_transaction`](crate::FacetHandle::read_transaction) changed something;
+    /// it was rolled back.
+    #[error(
+        "facet {facet}: a statement of a read transaction writes; it was rolled back, use `transaction`"
+    )]
+    ReadTransactionWrites {
+        /// The facet.
+        facet: FacetName,
+    },
     /// A call used more than the facet's [`Isolation`](crate::Isolation) grants. What it had not
     /// committed was rolled back; later calls start afresh.
     #[error(
@@ -100,6 +112,18 @@ pub enum HostError {
         facet: Option<FacetName>,
         /// Which budget.
         budget: Budget,
+    },
+    /// The facet has used up a budget, and rests
+    /// ([`Isolation::overrun_rest`](crate::Isolation::overrun_rest)).
+    #[error(
+        "facet {facet}: a call has used up its budget, and the facet rests for {left:?} more; nothing was \
+         done: try again then"
+    )]
+    Resting {
+        /// The facet.
+        facet: FacetName,
+        /// How long it rests.
+        left: Duration,
     },
     /// The facet, or one above it, was [aborted](crate::Host::abort) after the call was made.
     #[error(
@@ -157,6 +181,28 @@ pub enum HostError {
         /// Bytes of the value.
         bytes: usize,
     },
+    /// The name of an [alarm](crate::Alarms) is out of bounds.
+    #[error(
+        "{}the alarm's name has {bytes} bytes; names have 1 to {}", In(.facet.as_ref()),
+        ALARM_NAME_BYTES_MAX
+    )]
+    AlarmName {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the name.
+        bytes: usize,
+    },
+    /// The payload of an [alarm](crate::Alarms) is out of bounds.
+    #[error(
+        "{}the alarm's payload has {bytes} bytes, the most is {}; keep it in a table and name it here",
+        In(.facet.as_ref()), ALARM_PAYLOAD_BYTES_MAX
+    )]
+    AlarmPayload {
+        /// The facet.
+        facet: Option<FacetName>,
+        /// Bytes of the payload.
+        bytes: usize,
+    },
     /// A closure panicked; its transaction was rolled back and the core went on.
     #[error("facet {facet}: the closure panicked: {message}; its transaction was rolled back")]
     Panicked {
@@ -175,6 +221,31 @@ pub enum HostError {
         facet: Option<FacetName>,
         /// What the panic said.
         message: String,
+    },
+    /// Facets that were named for one transaction cannot have one.
+    #[error("facet {facet}: {reason}")]
+    NotTogether {
+        /// The first that does not fit.
+        facet: FacetName,
+        /// What is wrong, and what is right.
+        reason: &'static str,
+    },
+    /// The commit that the call shared with others of its facet failed, and all of them with it: see
+    /// [`FacetHandle::coalesced`](crate::FacetHandle::coalesced).
+    #[error("the commit that this call shared with others failed, nothing was done: {source}")]
+    SharedCommit {
+        /// What went wrong.
+        source: Arc<HostError>,
+    },
+    /// A call that came later ended the transaction that this one shared with it, by an interruption or
+    /// by SQL of its own: see [`FacetHandle::coalesced`](crate::FacetHandle::coalesced).
+    #[error(
+        "facet {facet}: another call ended the transaction that this one shared with it; nothing was \
+         done: try again"
+    )]
+    SharedTransactionLost {
+        /// The facet.
+        facet: FacetName,
     },
     /// SQL inside [`FacetHandle::transaction`](crate::FacetHandle::transaction) ended the
     /// transaction itself.
@@ -217,6 +288,17 @@ pub enum HostError {
         /// The core.
         core: usize,
         /// Calls its mailbox holds.
+        calls_max: usize,
+    },
+    /// The facet has its most calls waiting and
+    /// [`MailboxFull::Error`](crate::MailboxFull::Error) was asked for.
+    #[error(
+        "facet {facet}: it has {calls_max} calls waiting, its most; nothing was done: try again later"
+    )]
+    FacetBusy {
+        /// The facet.
+        facet: FacetName,
+        /// Calls of it that may wait.
         calls_max: usize,
     },
     /// A core's own thread was to block on a call, which it could be the one to run.
@@ -273,6 +355,14 @@ pub enum HostError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A thread of the host's, other than a core's, could not be started.
+    #[error("the thread {name} could not be started: {source}; the host goes on without it")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// A setting is out of its range.
     #[error("setting {setting}: {reason}")]
     InvalidSetting {
@@ -285,12 +375,45 @@ pub enum HostError {
 
 impl HostError {
     /// For closures: gives the transaction up for a reason of the caller's own.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// #[derive(Debug, thiserror::Error)]
+    /// #[error("only {left} left")]
+    /// struct Overdrawn {
+    ///     left: i64,
+    /// }
+    ///
+    /// let account = host.facet("accounts/7")?;
+    /// let refused = account.transaction(|_| Err::<(), _>(HostError::abort(Overdrawn { left: 3 }))).wait();
+    /// let Err(HostError::Aborted { source, .. }) = refused else { panic!("{refused:?}") };
+    /// assert_eq!(source.downcast_ref::<Overdrawn>().map(|overdrawn| overdrawn.left), Some(3));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn abort(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Aborted { facet: None, source: reason.into() }
     }
 
     /// What the caller can do.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// facet.execute("CREATE TABLE t(x UNIQUE)", ()).wait()?;
+    /// let insert = || facet.execute("INSERT INTO t VALUES (1)", ()).wait();
+    /// insert()?;
+    /// match insert().unwrap_err() {
+    ///     error if error.kind() == HostErrorKind::Retry => { /* later again */ }
+    ///     error if error.kind() == HostErrorKind::Statement => println!("refused: {error}"),
+    ///     error => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> HostErrorKind {
         match self {
@@ -306,13 +429,19 @@ impl HostError {
                 _ => HostErrorKind::Io,
             },
             Self::File(error) => error.kind(),
-            Self::NotAllowed { .. } => HostErrorKind::NotAllowed,
+            Self::NotAllowed { .. } | Self::ReadTransactionWrites { .. } => {
+                HostErrorKind::NotAllowed
+            }
             Self::BudgetExceeded { .. } => HostErrorKind::BudgetExceeded,
             Self::Migration { source, .. } => source.kind(),
+            Self::SharedCommit { source } => source.kind(),
             Self::Vfs(_)
             | Self::SchemaTooNew { .. }
             | Self::KvKey { .. }
             | Self::KvValue { .. }
+            | Self::AlarmName { .. }
+            | Self::AlarmPayload { .. }
+            | Self::NotTogether { .. }
             | Self::TransactionEnded { .. }
             | Self::TransactionLeftOpen { .. }
             | Self::WaitOnCore { .. }
@@ -324,13 +453,43 @@ impl HostError {
             Self::NotDurable { .. } | Self::CoreLost { .. } | Self::Defect { .. } => {
                 HostErrorKind::Reopen
             }
-            Self::MailboxFull { .. } | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
+            Self::MailboxFull { .. }
+            | Self::FacetBusy { .. }
+            | Self::SharedTransactionLost { .. }
+            | Self::Resting { .. }
+            | Self::ShutdownTimeout { .. } => HostErrorKind::Retry,
             Self::Closed { .. } => HostErrorKind::Closed,
-            Self::Spawn { .. } => HostErrorKind::Io,
+            Self::Spawn { .. } | Self::Thread { .. } => HostErrorKind::Io,
+        }
+    }
+
+    /// The error of one of several calls whose commit failed for `cause`.
+    pub(crate) fn of_shared_commit(cause: &Arc<Self>) -> Self {
+        match &**cause {
+            Self::FacetAborted { facet, reason } => {
+                Self::FacetAborted { facet: facet.clone(), reason: reason.clone() }
+            }
+            Self::SharedTransactionLost { facet } => {
+                Self::SharedTransactionLost { facet: facet.clone() }
+            }
+            _ => Self::SharedCommit { source: Arc::clone(cause) },
         }
     }
 
     /// The error of SQLite, if it is one.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// use lapidary::rusqlite::ErrorCode;
+    ///
+    /// let error = host.facet("a")?.execute("INSERT INTO nowhere VALUES (1)", ()).wait().unwrap_err();
+    /// let code = error.sqlite_error().and_then(|error| error.sqlite_error_code());
+    /// assert_eq!(code, Some(ErrorCode::Unknown)); // SQLITE_ERROR
+    /// assert!(error.to_string().contains("no such table: nowhere"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn sqlite_error(&self) -> Option<&rusqlite::Error> {
         match self {
@@ -349,7 +508,9 @@ impl HostError {
         } else if let Self::Aborted { facet, .. }
         | Self::BudgetExceeded { facet, .. }
         | Self::KvKey { facet, .. }
-        | Self::KvValue { facet, .. } = &mut self
+        | Self::KvValue { facet, .. }
+        | Self::AlarmName { facet, .. }
+        | Self::AlarmPayload { facet, .. } = &mut self
         {
             facet.get_or_insert_with(|| name.clone());
         }
@@ -380,6 +541,11 @@ impl HostError {
             || source.to_string().contains("not authorized")
     }
 
+    /// Whether a call was refused memory.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::BudgetExceeded { budget: Budget::Memory(_), .. })
+    }
+
     /// Whether SQLite could not take a lock.
     pub(crate) fn is_busy(&self) -> bool {
         match self {
@@ -404,6 +570,8 @@ pub enum Budget {
     ResultRows(u64),
     /// Bytes of its result.
     ResultBytes(u64),
+    /// Bytes by which SQLite's memory grew.
+    Memory(u64),
 }
 
 impl fmt::Display for Budget {
@@ -412,6 +580,7 @@ impl fmt::Display for Budget {
             Self::Time(time) => write!(f, "{time:?}"),
             Self::Steps(steps) => write!(f, "{steps} VM steps"),
             Self::ResultRows(rows) => write!(f, "{rows} rows"),
+            Self::Memory(bytes) => write!(f, "{bytes} bytes of memory"),
             Self::ResultBytes(bytes) => write!(f, "{bytes} bytes of result"),
         }
     }

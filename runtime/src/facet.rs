@@ -10,10 +10,11 @@ use rusqlite::{Connection, Params, Row};
 use crate::abort::Epoch;
 use crate::call::{Call, Target};
 use crate::core_thread::Core;
-use crate::error::Result;
+use crate::error::{HostError, Result};
 use crate::isolation::count_row;
 use crate::schema::Schema;
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, read_only};
+use crate::writers::Writer;
 
 /// A way to one facet, by name. Cheap to make and to clone; it holds nothing open.
 ///
@@ -24,12 +25,25 @@ use crate::transaction::Transaction;
 ///
 /// A handle stands for the name: after a deletion or renaming it stands for the facet that has the
 /// name then, and a call that runs on a core creates one.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// let facet = host.facet("agents/42")?;
+/// let same = facet.clone();
+/// std::thread::spawn(move || same.execute("CREATE TABLE note(body)", ()).wait()).join().unwrap()?;
+/// assert_eq!(facet.name().as_str(), "agents/42");
+/// assert!(facet.query("SELECT body FROM note", (), |_| Ok(())).wait()?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct FacetHandle {
     pub(crate) name: FacetName,
     pub(crate) target: Arc<Target>,
     schema: Option<Schema>,
     unconfirmed: bool,
+    coalesced: bool,
 }
 
 /// What a call brings along to where it runs.
@@ -41,7 +55,8 @@ pub(crate) struct Start {
 
 impl FacetHandle {
     pub(crate) fn new(name: FacetName, target: Arc<Target>) -> Self {
-        Self { name, target, schema: None, unconfirmed: false }
+        let coalesced = target.host.coalesce_writes;
+        Self { name, target, schema: None, unconfirmed: false, coalesced }
     }
 
     /// A handle whose calls on the core find the facet at the version of `schema`: before the first
@@ -50,6 +65,31 @@ impl FacetHandle {
     /// ahead of `schema` is refused with [`HostError::SchemaTooNew`](crate::HostError::SchemaTooNew).
     ///
     /// [`read`](Self::read) runs no steps: it sees what is there.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError, Schema};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let first = Schema::new().sql("CREATE TABLE note(body TEXT NOT NULL)");
+    /// let agent = host.facet("agents/42")?;
+    /// agent.with_schema(&first).execute("INSERT INTO note VALUES ('hello')", ()).wait()?;
+    ///
+    /// // A later version of the program: the step that is missing runs when the facet is next used.
+    /// let second = first.clone().step(|tx| {
+    ///     tx.execute_batch("ALTER TABLE note ADD COLUMN length INTEGER")?;
+    ///     tx.execute("UPDATE note SET length = length(body)", ())?;
+    ///     Ok(())
+    /// });
+    /// let length = agent
+    ///     .with_schema(&second)
+    ///     .query("SELECT length FROM note", (), |row| row.get::<_, i64>(0))
+    ///     .wait()?;
+    /// assert_eq!(length, [5]);
+    /// // The earlier version is refused from then on.
+    /// let behind = agent.with_schema(&first).execute("DELETE FROM note", ()).wait();
+    /// assert!(matches!(behind, Err(HostError::SchemaTooNew { found: 2, known: 1, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn with_schema(&self, schema: &Schema) -> Self {
         Self { schema: Some(schema.clone()), ..self.clone() }
@@ -78,8 +118,58 @@ impl FacetHandle {
         Self { unconfirmed: true, ..self.clone() }
     }
 
+    /// A handle whose calls of [`execute`](Self::execute), [`query`](Self::query) and
+    /// [`transaction`](Self::transaction), and what is built on these, share a commit with those that
+    /// wait for the facet's turn at the same time, up to [`COALESCED_CALLS_MAX`](crate::COALESCED_CALLS_MAX)
+    /// in a row; or one with commits of its own, which is the default unless
+    /// [`HostConfig::coalesce_writes`](crate::HostConfig::coalesce_writes) says otherwise. It saves most
+    /// of the processor's time for a small write, and of the bytes written.
+    ///
+    /// Each call is in a savepoint of its own: one that fails or panics is rolled back alone. Each reply
+    /// waits for the commit. If that fails, all fail with
+    /// [`HostError::SharedCommit`](crate::HostError::SharedCommit), and nothing was done. So it is with
+    /// constraints that are deferred to the commit. A call that is interrupted in a write, by its budget
+    /// or an abort, or whose SQL ends the transaction, takes those before it in the same commit along:
+    /// they fail with [`HostError::SharedTransactionLost`](crate::HostError::SharedTransactionLost), to
+    /// be tried again.
+    ///
+    /// `execute` runs in a transaction then, so it does not take what cannot run in one.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("counters/1")?;
+    /// facet.execute("CREATE TABLE hit(at)", ()).wait()?;
+    /// let many = facet.coalesced(true);
+    /// let calls: Vec<_> =
+    ///     (0..100).map(|n| many.execute("INSERT INTO hit VALUES (?1)", [n])).collect();
+    /// for call in calls {
+    ///     assert_eq!(call.wait()?, 1);
+    /// }
+    /// assert!(host.meter("counters/1")?.commits <= 101);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn coalesced(&self, coalesced: bool) -> Self {
+        Self { coalesced, ..self.clone() }
+    }
+
     /// Replies when everything that ran on the facet before it is durable, also what was not
     /// [confirmed](Self::unconfirmed).
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let sensor = host.facet("sensors/1")?;
+    /// let fast = sensor.unconfirmed();
+    /// fast.execute("CREATE TABLE sample(value)", ()).wait()?;
+    /// fast.execute("INSERT INTO sample VALUES (21.5)", ()).wait()?;
+    /// // So far a crash could take both.
+    /// sensor.sync().wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&self) -> Call<()> {
         self.target.call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
@@ -90,10 +180,10 @@ impl FacetHandle {
         &self.name
     }
 
-    /// Number of the core that serves the facet.
+    /// Number of the core that serves the facet now.
     #[must_use]
     pub fn core(&self) -> usize {
-        self.target.core
+        self.target.core()
     }
 
     /// Runs one statement that returns no rows, in a transaction of its own, and tells how many rows
@@ -113,11 +203,20 @@ impl FacetHandle {
         P: Params + Send + 'static,
     {
         let sql = sql.into();
-        self.run(move |connection| Ok(connection.prepare_cached(&sql)?.execute(params)?))
+        self.statement(move |connection| Ok(connection.prepare_cached(&sql)?.execute(params)?))
     }
 
     /// Runs statements one after the other, each in a transaction of its own unless they hold BEGIN
     /// and COMMIT; ends at the first error.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// facet.execute_batch("CREATE TABLE a(x); CREATE TABLE b(y); INSERT INTO a VALUES (1)").wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn execute_batch(&self, sql: impl Into<Cow<'static, str>>) -> Call<()> {
         let sql = sql.into();
         self.run(move |connection| Ok(connection.execute_batch(&sql)?))
@@ -147,7 +246,7 @@ impl FacetHandle {
         F: FnMut(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let sql = sql.into();
-        self.run(move |connection| {
+        self.statement(move |connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query(params)?;
             let mut values = Vec::new();
@@ -187,9 +286,60 @@ impl FacetHandle {
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
         let name = self.name.clone();
+        let (start, unconfirmed, coalesced) = (self.start(), self.unconfirmed, self.coalesced);
+        let work = move |core: &mut Core| {
+            let (outcome, ticket) = core.join(&name, &start, body);
+            (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
+        };
+        if coalesced { self.target.call_joining(work) } else { self.target.call(work) }
+    }
+
+    /// Runs `body`, which runs one statement.
+    fn statement<T, F>(&self, body: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        if self.coalesced { self.transaction(|tx| body(tx)) } else { self.run(body) }
+    }
+
+    /// Runs `body` on the core, after all calls made before, in one transaction that changes nothing.
+    /// Everything it reads is of one version, the newest, durable or not; the reply comes when that is
+    /// durable. See [`read`](Self::read) for reading what is durable, on the calling thread.
+    ///
+    /// If `body` writes to the facet, that is rolled back, and the call fails with
+    /// [`HostError::ReadTransactionWrites`](crate::HostError::ReadTransactionWrites), whatever `body`
+    /// returns. Temporary tables are free.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostError};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("accounts/7")?;
+    /// let _sent = facet.execute_batch("CREATE TABLE t(n); INSERT INTO t VALUES (1), (2)");
+    /// let (count, sum) = facet
+    ///     .read_transaction(|connection| {
+    ///         let count = connection.query_row("SELECT count(*) FROM t", (), |row| row.get(0))?;
+    ///         let sum = connection.query_row("SELECT sum(n) FROM t", (), |row| row.get(0))?;
+    ///         Ok::<(i64, i64), HostError>((count, sum))
+    ///     })
+    ///     .wait()?;
+    /// assert_eq!((count, sum), (2, 3));
+    /// let writes = facet.read_transaction(|connection| Ok(connection.execute("DELETE FROM t", ())?));
+    /// assert!(matches!(writes.wait(), Err(HostError::ReadTransactionWrites { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_transaction<T, F>(&self, body: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let name = self.name.clone();
         let (start, unconfirmed) = (self.start(), self.unconfirmed);
         self.target.call(move |core: &mut Core| {
-            let (outcome, ticket) = core.transact(&name, &start, body);
+            let ended = || HostError::TransactionEnded { facet: name.clone() };
+            let reading = |writer: &Writer| read_only(writer, ended, body);
+            let (outcome, ticket) = core.on_facet(&name, &start, reading);
             (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
         })
     }
@@ -200,6 +350,21 @@ impl FacetHandle {
     /// `ATTACH` is refused on a host's connections, since it would reach a facet past the core in
     /// charge; so is `VACUUM`, which attaches a database to copy to. `PRAGMA incremental_vacuum`
     /// works.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// let pages = facet
+    ///     .run(|connection| {
+    ///         connection.execute_batch("CREATE TABLE t(x)")?;
+    ///         Ok(connection.query_row("PRAGMA page_count", (), |row| row.get::<_, i64>(0))?)
+    ///     })
+    ///     .wait()?;
+    /// assert_eq!(pages, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run<T, F>(&self, body: F) -> Call<T>
     where
         T: Send + 'static,
@@ -214,7 +379,7 @@ impl FacetHandle {
     }
 
     fn start(&self) -> Start {
-        let epoch = self.target.host.aborts[self.target.core].epoch();
+        let epoch = self.target.host.aborts[self.target.core()].epoch();
         Start { epoch, schema: self.schema.clone() }
     }
 
@@ -224,6 +389,22 @@ impl FacetHandle {
     ///
     /// It blocks for the reads themselves alone. From a closure that runs on a core it may be called
     /// too.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// facet.execute_batch("CREATE TABLE note(body); INSERT INTO note VALUES ('hello')").wait()?;
+    /// // On this thread, in one snapshot: both statements see the same version.
+    /// let (count, first) = facet.read(|connection| {
+    ///     let count = connection.query_row("SELECT count(*) FROM note", (), |row| row.get::<_, i64>(0))?;
+    ///     let first = connection.query_row("SELECT body FROM note", (), |row| row.get::<_, String>(0))?;
+    ///     Ok((count, first))
+    /// })?;
+    /// assert_eq!((count, first.as_str()), (1, "hello"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// Those of `body`; [`NotFound`](crate::HostErrorKind::NotFound) if the facet does not exist.

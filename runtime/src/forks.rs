@@ -6,6 +6,7 @@ use crate::call::Call;
 use crate::core_thread::Core;
 use crate::error::Result;
 use crate::host::{Host, checked};
+use crate::schedule::Scope;
 
 impl Host {
     /// Creates the facet `to`, which begins with what `from` has in the version asked for. It takes
@@ -41,7 +42,8 @@ impl Host {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.on_name(&from.clone(), move |store| {
+        let scopes = vec![Scope::facet(&from), Scope::facet(&to)];
+        self.on_name(&from.clone(), scopes, move |store| {
             store.fork_facet(&from, &to, version)?;
             Ok(())
         })
@@ -54,6 +56,18 @@ impl Host {
     ///
     /// Otherwise as [`fork`](Self::fork), and with
     /// [`InvalidInput`](crate::HostErrorKind::InvalidInput) if `to` is within `from`.
+    ///
+    /// ```
+    /// # use lapidary::{ForkFrom, Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("site")?.execute("CREATE TABLE page(body)", ()).wait()?;
+    /// host.facet("site/comments")?.execute("CREATE TABLE comment(body)", ()).wait()?;
+    /// let forks = host.fork_subtree("site", "preview", ForkFrom::Latest).wait()?;
+    /// let names: Vec<_> = forks.iter().map(|name| name.as_str()).collect();
+    /// assert_eq!(names, ["preview", "preview/comments"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fork_subtree(
         &self,
         from: impl AsRef<str>,
@@ -64,7 +78,8 @@ impl Host {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.on_name(&from.clone(), move |store| {
+        let scopes = vec![Scope::subtree(&from), Scope::subtree(&to)];
+        self.on_name(&from.clone(), scopes, move |store| {
             let (facets, _) = store.fork_subtree(&from, &to, version)?;
             Ok(facets.iter().map(|facet| facet.name()).collect())
         })
@@ -97,6 +112,18 @@ impl Host {
     }
 
     /// The quota that was set on `name` itself, and what of it is used.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.set_quota("tenants/acme", Some(1 << 20)).wait()?;
+    /// host.facet("tenants/acme/7")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// let quota = host.quota("tenants/acme").wait()?.expect("it was set");
+    /// assert_eq!((quota.used_bytes, quota.limit_bytes), (8192, 1 << 20));
+    /// assert!(host.quota("tenants").wait()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn quota(&self, name: impl AsRef<str>) -> Call<Option<QuotaInfo>> {
         self.on_checked(name.as_ref(), |store, name| Ok(store.quota(name)))
     }
@@ -104,6 +131,23 @@ impl Host {
     /// Says how much history the facet `name` and everything below it keep, unless a name further
     /// down says otherwise; `None`: what the name above says, or the default of the store's
     /// [`Tunables`](crate::Tunables). There need not be such a facet yet.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, Retention};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// use std::time::Duration;
+    ///
+    /// let week = Retention { bytes: 1 << 30, age: Duration::from_secs(7 * 24 * 3600) };
+    /// host.set_retention("tenants", Some(week)).wait()?;
+    /// let acme = host.facet("tenants/acme")?;
+    /// acme.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// let before = acme.bookmark().wait()?;
+    /// acme.execute("DROP TABLE t", ()).wait()?;
+    /// acme.restore(before).wait()?;
+    /// acme.execute("INSERT INTO t VALUES (1)", ()).wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_retention(&self, name: impl AsRef<str>, retention: Option<Retention>) -> Call<()> {
         self.on_checked(name.as_ref(), move |store, name| {
             store.set_retention(name, retention)?;
@@ -112,6 +156,17 @@ impl Host {
     }
 
     /// The retention that was set on `name` itself.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, Retention};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// assert!(host.retention("tenants").wait()?.is_none());
+    /// let hour = Retention { bytes: 1 << 20, age: std::time::Duration::from_secs(3600) };
+    /// host.set_retention("tenants", Some(hour)).wait()?;
+    /// assert_eq!(host.retention("tenants").wait()?.map(|kept| kept.bytes), Some(1 << 20));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn retention(&self, name: impl AsRef<str>) -> Call<Option<Retention>> {
         self.on_checked(name.as_ref(), |store, name| Ok(store.retention(name)))
     }
@@ -122,17 +177,20 @@ impl Host {
         F: FnOnce(&Store, &FacetName) -> Result<T> + Send + 'static,
     {
         match checked(name) {
-            Ok(name) => self.on_name(&name.clone(), move |store| body(store, &name)),
+            Ok(name) => {
+                let scopes = vec![Scope::subtree(&name)];
+                self.on_name(&name.clone(), scopes, move |store| body(store, &name))
+            }
             Err(error) => Call::failed(error),
         }
     }
 
-    /// Runs `body` on the core in charge of `name`, after all calls made on it before.
-    fn on_name<T, F>(&self, name: &FacetName, body: F) -> Call<T>
+    /// Runs `body` on the core in charge of `name`, after all calls made on `scopes` before.
+    fn on_name<T, F>(&self, name: &FacetName, scopes: Vec<Scope>, body: F) -> Call<T>
     where
         T: Send + 'static,
         F: FnOnce(&Store) -> Result<T> + Send + 'static,
     {
-        self.target(name).call(move |core: &mut Core| core.on_catalog(&[], body))
+        self.target(name).call_over(scopes, move |core: &mut Core| core.on_catalog(&[], body))
     }
 }

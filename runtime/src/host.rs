@@ -14,25 +14,52 @@ use lapidary_engine::{Environment, Error, FacetInfo, FacetName, Store};
 use lapidary_vfs::{ProcessSetup, Registration, configure_process};
 
 use crate::abort::Aborts;
+use crate::alarms::{AlarmService, AlarmThread, is_reserved};
 use crate::call::{Call, Target};
 use crate::config::HostConfig;
 use crate::core_thread::{self, Core};
 use crate::error::{HostError, Result};
+use crate::exported;
 use crate::facet::FacetHandle;
 use crate::files::forget_interrupted;
 use crate::isolation::Policies;
 use crate::mailbox::{Inbox, mailbox};
 use crate::meter::Meters;
-use crate::placement::core_of;
+use crate::placement::Placement;
 use crate::readers::Readers;
+use crate::residency::Pins;
+use crate::schedule::Scope;
 use crate::shared::{Names, Shared};
 use crate::stat::{CoreCounters, HostStat};
+use crate::ticker::Tickers;
 
 /// An open store with a thread for each core.
 ///
 /// Dropping it shuts it down; [`shutdown`](Self::shutdown) does the same and tells of errors.
 /// [`FacetHandle`]s may outlive it: their calls then fail with
 /// [`Closed`](crate::HostErrorKind::Closed).
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// // One for the process and the store; threads share it.
+/// let host = std::sync::Arc::new(host);
+/// let threads: Vec<_> = (0..4)
+///     .map(|n| {
+///         let host = std::sync::Arc::clone(&host);
+///         std::thread::spawn(move || {
+///             host.facet(format!("tenant-{n}"))?.execute("CREATE TABLE t(x)", ()).wait()
+///         })
+///     })
+///     .collect();
+/// for thread in threads {
+///     thread.join().unwrap()?;
+/// }
+/// assert_eq!(host.list(None, None, 10).wait()?.len(), 4);
+/// host.shutdown()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
@@ -41,6 +68,7 @@ pub struct Host {
 
 struct Threads {
     handles: Vec<JoinHandle<()>>,
+    alarms: Option<AlarmThread>,
     /// Each core's number, when its thread ends.
     ended: Receiver<usize>,
 }
@@ -70,6 +98,18 @@ impl Host {
 
     /// Opens a store in an environment of the caller's, such as files in memory.
     ///
+    /// ```
+    /// # use lapidary::{Environment, Host, HostConfig};
+    /// use std::sync::Arc;
+    /// use lapidary_engine::MemoryIo;
+    ///
+    /// // A store in memory, for tests.
+    /// let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+    /// let host = Host::open_in(environment, HostConfig::new())?;
+    /// host.facet("a")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_in(environment: Environment, mut config: HostConfig) -> Result<Self> {
@@ -98,7 +138,7 @@ impl Host {
         if process_setup == ProcessSetup::TooLate {
             tracing::warn!(
                 "SQLite was in use before the host was opened: malloc statistics and initial page \
-                 allocation stay on, at a cost in speed and memory"
+                 allocation stay on, at a cost in speed and memory, and bounds of memory do not hold"
             );
         }
         let vfs_name = config.vfs_name.clone().unwrap_or_else(unique_vfs_name);
@@ -121,6 +161,7 @@ impl Host {
                 signal.put();
             }
         }));
+        let alarms = AlarmService::open(&registration, cores, config.on_alarm.clone())?;
         let policies = Arc::new(Policies::new(config.isolation.clone()));
         let meters = Arc::<Meters>::default();
         let shared = Arc::new(Shared {
@@ -133,20 +174,36 @@ impl Host {
             ),
             policies,
             meters,
-            store,
             registration,
+            placement: Placement::new(mailboxes.len()),
             mailboxes: mailboxes.into_boxed_slice(),
             mailbox_calls_max: config.mailbox_calls_max,
             mailbox_full: config.mailbox_full,
-            counters: (0..cores).map(|_| Arc::<CoreCounters>::default()).collect(),
+            facet_calls_max: config.facet_calls_max,
+            coalesce_writes: config.coalesce_writes,
+            counters: (0..cores).map(|core| Arc::new(exported::counters(&store, core))).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
+            alarms: Arc::new(alarms),
+            pins: Pins::default(),
             names: Names::default(),
+            tickers: Tickers::default(),
+            #[cfg(feature = "metrics")]
+            told: exported::Told::default(),
             process_setup,
             process_id: AtomicU32::new(std::process::id()),
             closed: AtomicBool::new(false),
             lost: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            store,
         });
-        let threads = start_cores(&shared, inboxes, &config)?;
+        let mut threads = start_cores(&shared, inboxes, &config)?;
+        let started = AlarmThread::start(&shared).map(|alarms| threads.alarms = alarms);
+        #[cfg(feature = "metrics")]
+        let started = started.and_then(|()| exported::start(&shared, config.metrics_interval));
+        if let Err(error) = started {
+            // What went wrong first is told.
+            let _ = stop(&shared, threads, &config);
+            return Err(error);
+        }
         tracing::info!(store = %shared.store.describe(), cores, vfs = %vfs_name, "host open");
         Ok(Self { shared, threads: Mutex::new(Some(threads)), config })
     }
@@ -164,12 +221,24 @@ impl Host {
     /// its readers are refused from then on.
     ///
     /// The call fails with [`NotFound`](crate::HostErrorKind::NotFound) if there is nothing.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("tenants/acme")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// host.facet("tenants/acme/logs")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// host.delete("tenants/acme").wait()?; // both
+    /// assert!(host.list(Some("tenants"), None, 10).wait()?.is_empty());
+    /// assert_eq!(host.delete("tenants/acme").wait().unwrap_err().kind(), HostErrorKind::NotFound);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn delete(&self, name: impl AsRef<str>) -> Call<()> {
         let name = match checked(name.as_ref()) {
             Ok(name) => name,
             Err(error) => return Call::failed(error),
         };
-        self.target(&name).call(move |core: &mut Core| {
+        self.target(&name).call_over(vec![Scope::subtree(&name)], move |core: &mut Core| {
             core.on_catalog(&[&name], |store| {
                 store.delete_facet(&name)?;
                 Ok(())
@@ -184,16 +253,48 @@ impl Host {
     /// The call fails with [`NotFound`](crate::HostErrorKind::NotFound) if there is nothing named
     /// `from`, and with [`AlreadyExists`](crate::HostErrorKind::AlreadyExists) if there is something
     /// named `to`.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("drafts/7")?.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)").wait()?;
+    /// host.rename("drafts/7", "published/7").wait()?;
+    /// let found = host.facet("published/7")?.query("SELECT x FROM t", (), |row| row.get::<_, i64>(0));
+    /// assert_eq!(found.wait()?, [1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rename(&self, from: impl AsRef<str>, to: impl AsRef<str>) -> Call<()> {
         let (from, to) = match (checked(from.as_ref()), checked(to.as_ref())) {
             (Ok(from), Ok(to)) => (from, to),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error),
         };
-        self.target(&from).call(move |core: &mut Core| core.rename(&from, &to))
+        let scopes = vec![Scope::subtree(&from), Scope::subtree(&to)];
+        self.target(&from).call_over(scopes, move |core: &mut Core| core.rename(&from, &to))
     }
 
     /// At most `limit` facets within `prefix` (all if `None`), in the order of their names, from the
-    /// one that follows `after`.
+    /// one that follows `after`. It does not wait for calls made before it: a facet that one of those
+    /// creates is in the list if that one was answered.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// for n in 0..5 {
+    ///     host.facet(format!("agents/{n}"))?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// }
+    /// // In pages of two.
+    /// let (mut names, mut after) = (Vec::new(), None::<String>);
+    /// loop {
+    ///     let page = host.list(Some("agents"), after.as_deref(), 2).wait()?;
+    ///     let Some(last) = page.last() else { break };
+    ///     after = Some(last.name.to_string());
+    ///     names.extend(page.into_iter().map(|facet| facet.name.to_string()));
+    /// }
+    /// assert_eq!(names, ["agents/0", "agents/1", "agents/2", "agents/3", "agents/4"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn list(
         &self,
         prefix: Option<&str>,
@@ -205,38 +306,69 @@ impl Host {
             (Ok(prefix), Ok(after)) => (prefix, after),
             (Err(error), _) | (_, Err(error)) => return Call::failed(error.into()),
         };
-        let core = prefix.as_ref().map_or(0, |prefix| self.core_of(prefix));
-        Target::new(&self.shared, core, None).call(move |core: &mut Core| {
+        let core = prefix.as_ref().map_or(0, |prefix| self.shared.placement.core_of(prefix));
+        Target::on_core(&self.shared, core).call(move |core: &mut Core| {
+            // The host's own are not told of, and there is at most one for each core.
+            let with_reserved = limit.saturating_add(core.shared.mailboxes.len());
             core.on_catalog(&[], |store| {
-                Ok(store.list_facets(prefix.as_ref(), after.as_ref(), limit)?)
+                let mut found =
+                    store.list_facets(prefix.as_ref(), after.as_ref(), with_reserved)?;
+                found.retain(|facet| !is_reserved(&facet.name));
+                found.truncate(limit);
+                Ok(found)
             })
         })
     }
 
     /// Replies when everything that calls on any facet were answered for is durable, also what was
     /// not [confirmed](FacetHandle::unconfirmed).
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// for n in 0..3 {
+    ///     let fast = host.facet(format!("sensor-{n}"))?.unconfirmed();
+    ///     fast.execute("CREATE TABLE sample(value)", ()).wait()?;
+    /// }
+    /// host.sync().wait()?; // now all three are durable
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sync(&self) -> Call<()> {
-        Target::new(&self.shared, 0, None).call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
+        Target::on_core(&self.shared, 0).call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
 
     /// Figures of the store and of each core.
+    ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// host.facet("agents/42")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// let stat = host.stat().wait()?;
+    /// assert_eq!((stat.store.facets, stat.store.commits), (1, 1));
+    /// assert_eq!(stat.cores.iter().map(|core| core.opened_facets).sum::<u64>(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stat(&self) -> Call<HostStat> {
-        Target::new(&self.shared, 0, None).call(move |core: &mut Core| {
+        Target::on_core(&self.shared, 0).call(move |core: &mut Core| {
             let shared = Arc::clone(&core.shared);
             core.on_catalog(&[], |store| {
-                let cores = shared.counters.iter().zip(&shared.mailboxes).enumerate();
                 Ok(HostStat {
                     store: store.stat(),
-                    cores: cores
-                        .map(|(number, (counters, mailbox))| {
-                            counters.stat(number, mailbox.calls_waiting())
-                        })
-                        .collect(),
+                    cores: shared.core_stats(),
                     idle_readers: shared.readers.idle(),
+                    alarms: shared.alarms.stat(),
                     process_setup: shared.process_setup,
                 })
             })
         })
+    }
+
+    /// Has alarms that are due run now. They do so by themselves, and follow a clock that was set forward
+    /// within a second: this is for programs that know of it sooner.
+    pub fn check_alarms(&self) {
+        self.shared.alarms.check();
     }
 
     /// The store. Names are to be changed through the host: it would not learn of a renaming done
@@ -262,6 +394,19 @@ impl Host {
     /// Runs every call that was sent, waits until all is durable, closes every connection and the
     /// store. Calls made meanwhile or later are refused. Doing it again does nothing.
     ///
+    /// ```
+    /// # use lapidary::{Host, HostConfig, HostErrorKind};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+    /// let facet = host.facet("agents/42")?;
+    /// let sent = facet.execute("CREATE TABLE t(x)", ());
+    /// host.shutdown()?;
+    /// sent.wait()?; // what was sent before has run, and is durable
+    /// let late = facet.execute("INSERT INTO t VALUES (1)", ()).wait();
+    /// assert_eq!(late.unwrap_err().kind(), HostErrorKind::Closed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`HostError::ShutdownTimeout`]; failures of the store, after which opening it again recovers
     /// everything acknowledged; [`HostError::WaitOnCore`] inside a closure that runs on a core.
@@ -277,12 +422,8 @@ impl Host {
         }
     }
 
-    fn core_of(&self, name: &FacetName) -> usize {
-        core_of(name.root(), self.shared.mailboxes.len())
-    }
-
     pub(crate) fn target(&self, name: &FacetName) -> Arc<Target> {
-        Target::new(&self.shared, self.core_of(name), Some(name.clone()))
+        Target::facet_of(&self.shared, name.clone())
     }
 }
 
@@ -331,7 +472,12 @@ pub(crate) fn checked(name: &str) -> Result<FacetName> {
                       choose another";
         return Err(Error::InvalidInput(reason.to_owned()).into());
     }
-    Ok(FacetName::new(name)?)
+    let name = FacetName::new(name)?;
+    if is_reserved(&name) {
+        let reason = format!("facet name \"{name}\" is refused: the host keeps it; choose another");
+        return Err(Error::InvalidInput(reason).into());
+    }
+    Ok(name)
 }
 
 fn unique_vfs_name() -> String {
@@ -368,7 +514,7 @@ fn start_cores(shared: &Arc<Shared>, inboxes: Vec<Inbox>, config: &HostConfig) -
             }
         }
     }
-    Ok(Threads { handles, ended })
+    Ok(Threads { handles, alarms: None, ended })
 }
 
 fn processors() -> Vec<CoreId> {
@@ -389,7 +535,10 @@ fn pin(number: usize, processor: Option<CoreId>, counters: &CoreCounters) {
 
 fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<()> {
     // The order of the steps matters.
-    // 1. No new calls; those that are sent still run.
+    // 1. No new calls, alarms first; those that are sent still run.
+    if let Some(alarms) = threads.alarms {
+        alarms.stop();
+    }
     shared.close();
     let deadline = Instant::now() + config.shutdown_timeout;
     // 2. Each core empties its mailbox, waits for the disk, and closes its connections, if need be
@@ -401,8 +550,11 @@ fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<(
             Err(_) => break,
         }
     }
-    // 3. No reader stays open over a closed store.
+    // What the last calls used is told before the store is closed.
+    shared.tickers.stop();
+    // 3. No reader or index stays open over a closed store.
     shared.readers.close();
+    shared.alarms.close();
     if !busy.is_empty() {
         return Err(HostError::ShutdownTimeout { cores: busy, waited: config.shutdown_timeout });
     }
@@ -472,7 +624,7 @@ mod tests {
     #[test]
     fn a_core_that_died_is_told_of_even_after_shutdown() {
         let host = in_memory();
-        let target = Target::new(&host.shared, 0, None);
+        let target = Target::on_core(&host.shared, 0);
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let dying = target.call::<(), _>(move |_| {
             let _ = wait.recv();
@@ -491,7 +643,7 @@ mod tests {
     #[test]
     fn a_core_outlives_a_panic_in_the_catalog() {
         let host = in_memory();
-        let target = Target::new(&host.shared, 0, None);
+        let target = Target::on_core(&host.shared, 0);
         let call = target.call(|core: &mut Core| core.on_catalog::<()>(&[], |_| panic!("why")));
         let error = call.wait().unwrap_err();
         assert_eq!(error.kind(), HostErrorKind::Reopen);

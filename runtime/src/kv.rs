@@ -119,6 +119,23 @@ pub struct Kv {
 }
 
 /// As [`Kv`], inside a transaction.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig, KvList};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// host.facet("agents/42")?
+///     .transaction(|tx| {
+///         let kv = tx.kv();
+///         let count = kv.get("count")?.map_or(0, |bytes| bytes[0]);
+///         kv.put("count", [count + 1])?;
+///         kv.delete("absent")?;
+///         assert_eq!(kv.list(&KvList::new().prefix("co"))?.len(), 1);
+///         Ok(())
+///     })
+///     .wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct KvTransaction<'transaction> {
     connection: &'transaction Connection,

@@ -45,6 +45,7 @@
 //! | `connection` | a connection, to its end |
 //! | `abort` | stopping what runs and waits on a subtree |
 //! | `kv` | values by key beside SQL |
+//! | `alarms` | calls that a facet asks to be made later, durable as it is |
 //! | `reserved` | the host's own tables inside facets, and every statement on them |
 //! | `forks` | forks, quotas and retentions, by name |
 //! | `uri` | how plain connections name a facet |
@@ -52,20 +53,30 @@
 //! | `history` | bookmarks of a facet, reading and restoring the past |
 //! | `call` | [`Call`]: the reply to come, as a future and for blocking |
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
+//! | `placement` | which core serves what, and moving it |
+//! | `schedule` | in which order a core serves them: a turn for each facet |
 //! | `core_thread` | the loop of a core: calls in, replies out |
+//! | `several` | one transaction over several facets |
+//! | `shared_commit` | calls of one facet that share a commit |
 //! | `task` | a call on its way: work to run, then a reply to release |
 //! | `output_gate` | replies held until what they observed is durable |
 //! | `writers` | the open writer connections of a core, least recently used closed first |
+//! | `residency` | which facets stay open, and hooks for when they do not |
 //! | `readers` | pooled read-only connections for any thread |
 //! | `isolation` | what SQL inside a facet may do: [`Isolation`], and how it is kept |
-//! | `meter` | what each facet used, to bill from |
-//! | `config`, `error`, `stat` | settings, what can go wrong, figures |
+//! | `meter`, `usage` | what each facet used, to bill from: readings, and a stream of differences |
+//! | `ticker` | threads that do something every so often |
+//! | `stat`, `snapshot`, `latency` | figures of the cores; a host at a moment; how long calls take |
+//! | `exported` | the figures, for the crate `metrics` |
+//! | `config`, `error` | settings, what can go wrong |
 //!
 //! # Features
 //!
 //! | feature | default | does |
 //! |---|---|---|
 //! | `cli` | yes | builds the command `lapidary` (`cli/`), so that `cargo install` finds it; the library has nothing of it |
+//! | `metrics` | no | counters, gauges and histograms for the crate `metrics` |
+//! | `serde` | no | figures, meters and snapshots are `serde::Serialize`; a `Duration` as serde has it |
 //!
 //! Who embeds the crate turns default features off and compiles none of what the command needs. SQLite
 //! is always compiled in.
@@ -78,11 +89,13 @@
 //! other connection; [`Host::process_setup`] tells whether it came in time.
 
 mod abort;
+mod alarms;
 mod call;
 mod config;
 mod connection;
 mod core_thread;
 mod error;
+mod exported;
 mod facet;
 mod files;
 mod forks;
@@ -90,6 +103,7 @@ mod history;
 mod host;
 mod isolation;
 mod kv;
+mod latency;
 mod line;
 mod mailbox;
 mod meter;
@@ -98,17 +112,30 @@ mod output_gate;
 mod placement;
 mod readers;
 mod reserved;
+mod residency;
+mod schedule;
 mod schema;
+mod several;
 mod shared;
+mod shared_commit;
+mod snapshot;
 mod stat;
 mod task;
+mod ticker;
 mod transaction;
 mod uri;
+mod usage;
 mod writers;
 
+pub use alarms::{
+    ALARM_NAME_BYTES_MAX, ALARM_PAYLOAD_BYTES_MAX, Alarm, AlarmHandler, AlarmStat, AlarmState,
+    Alarms, AlarmsTransaction,
+};
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
 pub use error::{Budget, HostError, HostErrorKind, Result};
+#[cfg(feature = "metrics")]
+pub use exported::{METRICS, Metric, MetricKind};
 pub use facet::FacetHandle;
 pub use files::{
     ExportOptions, FileContent, FileError, FileProgress, FileStep, ImportCheck, ImportOptions,
@@ -117,15 +144,20 @@ pub use files::{
 pub use host::Host;
 pub use isolation::Isolation;
 pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, Kv, KvList, KvTransaction};
+pub use latency::LatencySummary;
 pub use meter::MeterReading;
 pub use once::REQUESTS_REMEMBERED_MAX;
 pub use schema::Schema;
+pub use shared_commit::COALESCED_CALLS_MAX;
+pub use snapshot::{BusyFacet, HostSnapshot};
 pub use stat::{CoreStat, HostStat};
 pub use transaction::Transaction;
+pub use usage::{Usage, UsageDelta, UsageStream};
 
 pub use lapidary_engine::{
-    Bookmark, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize, QuotaInfo,
-    Retention, RootHash, Salvaged, Store, StoreOptions, StoreStat, Tunables, VersionInfo,
+    Bookmark, Clock, Environment, FacetInfo, FacetName, ForkFrom, FormatParams, PageSize,
+    QuotaInfo, Retention, RootHash, Salvaged, Store, StoreOptions, StoreStat, Tunables,
+    VersionInfo,
 };
 pub use lapidary_vfs::{ProcessSetup, VfsOptions, root_hash_of_file};
 /// The SQLite API that closures receive, in the version this crate was built with.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crate::mailbox::{Mailbox, Refused};
-use crate::task::Task;
+use crate::call::Target;
+use crate::mailbox::{Post, Refused};
 
 /// The line of one handle and its clones. Whoever awaits any call of it sends as many as there is
 /// room for, first come, first served: so calls enter the mailbox in the order in which they were
@@ -21,7 +21,7 @@ pub(crate) struct Line {
 #[derive(Default)]
 struct Waiting {
     /// In order of their numbers.
-    tasks: VecDeque<(Place, Box<dyn Task>)>,
+    tasks: VecDeque<(Place, Post)>,
     next: u64,
 }
 
@@ -36,26 +36,26 @@ impl Line {
     }
 
     /// Puts `task` at the end.
-    pub(crate) fn join(&self, task: Box<dyn Task>) -> Place {
+    pub(crate) fn join(&self, post: Post) -> Place {
         let mut waiting = self.lock();
         let place = Place(waiting.next);
         waiting.next += 1;
-        waiting.tasks.push_back((place, task));
+        waiting.tasks.push_back((place, post));
         self.publish(&waiting);
         place
     }
 
-    /// Sends from the head of the line what `mailbox` has room for, and says whether the call at
+    /// Sends from the head of the line, which is `target`'s, what there is room for, and says whether the call at
     /// `place` has left the line. If it has not, the waker will be woken when there may be room.
     ///
     /// If the mailbox is closed, the line is dropped, which closes the reply channels of its calls.
-    pub(crate) fn advance(&self, mailbox: &Mailbox, place: Place, waker: &Waker) -> bool {
+    pub(crate) fn advance(&self, target: &Target, place: Place, waker: &Waker) -> bool {
         let mut waiting = self.lock();
-        while let Some((head, task)) = waiting.tasks.pop_front() {
-            match mailbox.enter_or_register(task, waker) {
+        while let Some((head, post)) = waiting.tasks.pop_front() {
+            match target.enter(post, Some(waker)) {
                 Ok(()) => {}
-                Err(Refused::Full(task)) => {
-                    waiting.tasks.push_front((head, task));
+                Err(Refused::Full(_, post)) => {
+                    waiting.tasks.push_front((head, post));
                     break;
                 }
                 Err(Refused::Closed) => {

@@ -1,210 +1,314 @@
 //! How calls enter a core.
 //!
-//! A mailbox is a bounded channel, plus a list of the tasks (in the executor's sense) that wait for
-//! room in it, plus a channel of one token that says "something became durable, or never will".
+//! A mailbox is what waits ([`Schedule`]) under a lock, and a bell. The core alone takes from it.
 //!
 //! No wakeup is lost:
 //!
-//! 1. *Calls.* The core sleeps in a `select` over both channels, so a message sent before or during
-//!    it ends it.
-//! 2. *Durability.* The store publishes its durable LSN, then calls the listener, which puts the
-//!    token. The core takes the token, then asks the store what is durable. If the token is there
-//!    already, the put does nothing, and the core has yet to take it and ask. So whatever was
-//!    published is seen by an asking that follows it.
-//! 3. *Room.* A waiting future puts its waker on the list, then tries to send once more. The core
-//!    receives messages, then wakes everybody on the list. If that second try finds the channel
-//!    full, it holds messages that the core has yet to receive, and the list is looked at after
-//!    that. The lock of the list orders the two: had the core looked at the list before the waker
-//!    was there, the room it had made before would be visible to the second try.
+//! 1. *Calls.* The core looks for a call and says that it sleeps under the lock, in one; who puts a
+//!    call in under the lock finds it asleep and rings, or awake, and then it has yet to look.
+//! 2. *Durability.* The store publishes its durable LSN, then puts the token. The core takes the
+//!    token, then asks the store what is durable. If the token is there already, the put does
+//!    nothing, and the core has yet to take it and ask. So whatever was published is seen by an
+//!    asking that follows it. The putting rings under the lock, as in 1.
+//! 3. *Room.* A future that finds no room leaves its waker in the same hold of the lock. The lane that
+//!    refused it has calls waiting; the core, when it takes one of those, takes the wakers too.
 //! 4. *Closing.* The host is marked closed, then the token is put. The core takes the token, and
-//!    whenever it finds no message it asks whether the host is closed: as in 2, the asking sees it.
-//!    A full mailbox does not matter, since no room in it is needed.
-//! 5. *End.* The core marks its mailbox ended, drops what is in it unrun, which the callers learn
-//!    from the closed reply channel, then wakes the list. A sender looks at the mark before and
-//!    after it sends: if the core's emptying missed its message, it finds the mark, and drops what
-//!    is there itself.
+//!    whenever it finds no call it asks whether the host is closed: as in 2, the asking sees it.
+//! 5. *End.* The core marks the mailbox ended under the lock, and takes out what is in it; what comes
+//!    later finds the mark. What was taken out is dropped unrun, which its callers learn from the
+//!    closed reply channel.
 
+#[cfg(all(test, lapidary_loom))]
+mod interleavings;
+mod sync;
+
+use std::hint;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
+use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
+use lapidary_engine::FacetName;
+use sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 
+use crate::schedule::{self, Bounds, Full, LaneKey, Schedule, Scope};
 use crate::task::Task;
+
+pub(crate) type Post = schedule::Post<Box<dyn Task>>;
 
 /// The callers' side.
 pub(crate) struct Mailbox {
-    calls: Sender<Box<dyn Task>>,
-    /// For calls that came too late: a channel keeps its messages when its receiver is dropped.
-    leftover: Receiver<Box<dyn Task>>,
-    signal: DurableSignal,
-    room: Arc<Room>,
+    shared: Arc<Shared>,
+    calls_max: usize,
 }
 
 /// The core's side.
-pub(crate) struct Inbox {
-    calls: Receiver<Box<dyn Task>>,
-    durable: Receiver<()>,
-    room: Arc<Room>,
-}
+pub(crate) struct Inbox(Arc<Shared>);
 
 /// Puts a core's token.
 #[derive(Clone)]
-pub(crate) struct DurableSignal(Sender<()>);
+pub(crate) struct DurableSignal(Arc<Shared>);
 
 #[derive(Default)]
-struct Room {
-    waiting: Mutex<Vec<Waker>>,
-    has_ended: AtomicBool,
+struct Shared {
+    state: Mutex<State>,
+    bell: Condvar,
+    durable: AtomicBool,
+    /// Whether a call was put in since the core last found none: to be looked at without the lock.
+    stirred: AtomicBool,
 }
 
-/// Why a task did not enter.
+#[derive(Default)]
+struct State {
+    schedule: Schedule<Box<dyn Task>>,
+    is_asleep: bool,
+    has_ended: bool,
+    /// Who knows of an earlier state of the placement looks again: something has moved away.
+    placement: u64,
+}
+
+/// Looks around before the core sleeps: each twice as long after the one before it, then each after
+/// another thread had the processor.
+const LINGER_SPINS: u32 = 7;
+const LINGER_YIELDS: u32 = 4;
+
+/// Why a call did not enter.
 pub(crate) enum Refused {
-    Full(Box<dyn Task>),
+    Full(Full, Post),
     Closed,
 }
+
+/// A call whose facet may have moved to another core since that was looked up.
+pub(crate) struct Moved(pub(crate) Post);
 
 /// What a core is to do next.
 pub(crate) enum Event {
     Task(Box<dyn Task>),
     /// The token was taken.
     Durable,
-    /// Nobody can send a call any more.
-    Stop,
 }
 
-/// A mailbox for `calls_max` calls.
+/// A mailbox for some `calls_max` calls; see [`Bounds::all`].
 pub(crate) fn mailbox(calls_max: usize) -> (Mailbox, Inbox, DurableSignal) {
-    let (calls, calls_out) = bounded(calls_max);
-    let (token, token_out) = bounded(1);
-    let room = Arc::<Room>::default();
-    let signal = DurableSignal(token);
-    (
-        Mailbox {
-            calls,
-            leftover: calls_out.clone(),
-            signal: signal.clone(),
-            room: Arc::clone(&room),
-        },
-        Inbox { calls: calls_out, durable: token_out, room },
-        signal,
-    )
+    let shared = Arc::<Shared>::default();
+    let signal = DurableSignal(Arc::clone(&shared));
+    (Mailbox { shared: Arc::clone(&shared), calls_max }, Inbox(shared), signal)
 }
 
 impl DurableSignal {
     pub(crate) fn put(&self) {
-        // Full: the core has yet to take an earlier token. Closed: the core has ended.
-        let _ = self.0.try_send(());
+        self.0.put_token();
     }
 }
 
 impl Mailbox {
     pub(crate) fn calls_waiting(&self) -> usize {
-        self.calls.len()
+        self.shared.lock().schedule.len()
     }
 
-    pub(crate) fn try_enter(&self, task: Box<dyn Task>) -> Result<(), Refused> {
-        if self.room.has_ended() {
-            return Err(Refused::Closed);
-        }
-        let entered = self.calls.try_send(task);
-        if self.room.has_ended() {
-            discard(&self.leftover);
-            return Err(Refused::Closed);
-        }
-        match entered {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(task)) => Err(Refused::Full(task)),
-            Err(TrySendError::Disconnected(_)) => Err(Refused::Closed),
-        }
-    }
-
-    /// As `try_enter`; if it is full, `waker` is woken when there may be room.
-    pub(crate) fn enter_or_register(
+    /// Puts a call into `lane`, unless `lane_max` calls wait there. If there is no room, `waker` is
+    /// woken when there may be. `placement` is the state of it by which this core was found.
+    pub(crate) fn enter(
         &self,
-        task: Box<dyn Task>,
-        waker: &Waker,
-    ) -> Result<(), Refused> {
-        match self.try_enter(task) {
-            Err(Refused::Full(task)) => {
-                let mut waiting = self.room.lock();
-                if !waiting.iter().any(|other| other.will_wake(waker)) {
-                    waiting.push(waker.clone());
-                }
-                drop(waiting);
-                self.try_enter(task)
-            }
-            entered_or_closed => entered_or_closed,
+        lane: &LaneKey,
+        lane_max: usize,
+        placement: u64,
+        post: Post,
+        waker: Option<&Waker>,
+    ) -> Result<Result<(), Refused>, Moved> {
+        let bounds = Bounds { lane: lane_max, all: self.calls_max };
+        let mut state = self.shared.lock();
+        if state.has_ended {
+            drop(state);
+            return Ok(Err(Refused::Closed));
         }
+        if placement < state.placement {
+            return Err(Moved(post));
+        }
+        if let Err((full, post)) = state.schedule.push(lane, bounds, post) {
+            if let Some(waker) = waker {
+                state.schedule.await_room(lane, waker);
+            }
+            return Ok(Err(Refused::Full(full, post)));
+        }
+        self.shared.stir(state);
+        Ok(Ok(()))
+    }
+
+    /// Stops what is within `root`, behind what is there, until the hold is dropped.
+    pub(crate) fn hold(&self, root: &FacetName) -> Hold {
+        let number = self.shared.lock().schedule.hold(Box::new([Scope::subtree(root)]));
+        Hold { shared: Arc::clone(&self.shared), number }
+    }
+
+    /// Puts `call` behind all that is there within `root`. From now on who does not know of the state
+    /// `placement` is told that something has moved. Returns whether it will run.
+    pub(crate) fn leave(&self, root: &FacetName, placement: u64, call: Box<dyn Task>) -> bool {
+        let mut state = self.shared.lock();
+        if state.has_ended {
+            // The call's destructor ends the hold of another mailbox.
+            drop(state);
+            return false;
+        }
+        state.placement = placement;
+        state.schedule.push_beyond(Box::new([Scope::subtree(root)]), call);
+        self.shared.stir(state);
+        true
     }
 
     /// Has the core look around, though nothing was sent.
     pub(crate) fn wake(&self) {
-        self.signal.put();
+        self.shared.put_token();
+    }
+}
+
+/// See [`Mailbox::hold`].
+pub(crate) struct Hold {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.schedule.let_go(self.number);
+        self.shared.stir(state);
     }
 }
 
 impl Inbox {
+    /// Whether nothing waits, not even for a [`Hold`] to end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().schedule.is_empty()
+    }
+
     /// The next call, if one waits.
-    pub(crate) fn try_next(&self) -> Option<Event> {
-        match self.calls.try_recv() {
-            Ok(task) => Some(Event::Task(task)),
-            Err(TryRecvError::Disconnected) => Some(Event::Stop),
-            Err(TryRecvError::Empty) => None,
-        }
+    pub(crate) fn try_next(&self) -> Option<Box<dyn Task>> {
+        Self::take(self.0.lock()).ok()
+    }
+
+    /// The next call of the facet that is being served, if it may share a commit.
+    pub(crate) fn next_joining(&self) -> Option<Box<dyn Task>> {
+        let mut state = self.0.lock();
+        let next = state.schedule.next_of_turn(|task| task.joins());
+        let woken = state.schedule.take_woken();
+        drop(state);
+        wake_all(woken);
+        next
+    }
+
+    /// Whether [`next_joining`](Self::next_joining) would find one.
+    pub(crate) fn has_joining(&self) -> bool {
+        self.0.lock().schedule.has_next_of_turn(|task| task.joins())
     }
 
     /// Sleeps until there is something to do.
     pub(crate) fn next(&self) -> Event {
-        select! {
-            recv(self.calls) -> message => match message {
-                Ok(task) => Event::Task(task),
-                Err(_) => Event::Stop,
-            },
-            recv(self.durable) -> _ => Event::Durable,
+        // Loom looks around at every step anyway.
+        let mut lingered = cfg!(lapidary_loom);
+        loop {
+            let mut state = match Self::take(self.0.lock()) {
+                Ok(task) => return Event::Task(task),
+                Err(state) => state,
+            };
+            if self.take_durable() {
+                return Event::Durable;
+            }
+            if !lingered {
+                self.0.stirred.store(false, Ordering::Relaxed);
+                drop(state);
+                lingered = true;
+                self.linger();
+                continue;
+            }
+            state.is_asleep = true;
+            while state.is_asleep {
+                state = self.0.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
+    }
+
+    /// Waits a little, some microseconds and a few turns of the scheduler, for something to do: who
+    /// sends a call and finds the core awake need not ask the system to wake it.
+    fn linger(&self) {
+        for step in 0..LINGER_SPINS + LINGER_YIELDS {
+            if self.0.stirred.load(Ordering::Relaxed) || self.0.durable.load(Ordering::Relaxed) {
+                return;
+            }
+            if step < LINGER_SPINS {
+                (0..1 << step).for_each(|_| hint::spin_loop());
+            } else {
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// The next call; the hold of the lock, if there is none.
+    fn take(mut state: MutexGuard<'_, State>) -> Result<Box<dyn Task>, MutexGuard<'_, State>> {
+        let Some(task) = state.schedule.next() else { return Err(state) };
+        let woken = state.schedule.take_woken();
+        drop(state);
+        wake_all(woken);
+        Ok(task)
     }
 
     /// Takes the token, if it is there.
     pub(crate) fn take_durable(&self) -> bool {
-        self.durable.try_recv().is_ok()
-    }
-
-    /// Wakes the futures that wait for room. To be called after messages were received.
-    pub(crate) fn wake_waiting(&self) {
-        let waiting = std::mem::take(&mut *self.room.lock());
-        waiting.into_iter().for_each(Waker::wake);
+        self.0.durable.load(Ordering::Relaxed) && self.0.durable.swap(false, Ordering::SeqCst)
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        // The order matters, see 5 above.
-        self.room.has_ended.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        discard(&self.calls);
-        self.wake_waiting();
+        let mut state = self.0.lock();
+        state.has_ended = true;
+        let (calls, wakers) = state.schedule.drain();
+        drop(state);
+        for call in calls {
+            // Its closure's destructor may panic.
+            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
+                std::mem::forget(panic);
+                tracing::error!("the destructor of a call that was not run panicked");
+            }
+        }
+        wake_all(wakers);
     }
 }
 
-/// Drops the calls left in `calls`. Their closures' destructors may panic.
-fn discard(calls: &Receiver<Box<dyn Task>>) {
-    while let Ok(task) = calls.try_recv() {
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(task))) {
-            std::mem::forget(panic);
-            tracing::error!("the destructor of a call that was not run panicked");
+impl Shared {
+    /// Lets the core know that something has come.
+    fn stir(&self, mut state: MutexGuard<'_, State>) {
+        self.stirred.store(true, Ordering::Relaxed);
+        let is_asleep = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if is_asleep {
+            self.bell.notify_one();
         }
     }
-}
 
-impl Room {
-    fn has_ended(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.has_ended.load(Ordering::SeqCst)
+    fn put_token(&self) {
+        if self.durable.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.lock();
+        let is_asleep = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if is_asleep {
+            self.bell.notify_one();
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A caller's waker may panic: the core must outlive it.
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            std::mem::forget(panic);
+            tracing::error!("a waker panicked");
+        }
     }
 }

@@ -15,10 +15,12 @@ use std::sync::Arc;
 use lapidary_engine::{Error, Store, Ticket};
 
 use crate::error::HostError;
+use crate::stat::CoreCounters;
 use crate::task::Task;
 
 pub(crate) struct OutputGate {
     store: Arc<Store>,
+    counters: Arc<CoreCounters>,
     held: VecDeque<Held>,
     /// The store's first failure, once it is known.
     poison: Option<String>,
@@ -30,8 +32,8 @@ struct Held {
 }
 
 impl OutputGate {
-    pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, held: VecDeque::new(), poison: None }
+    pub(crate) fn new(store: Arc<Store>, counters: Arc<CoreCounters>) -> Self {
+        Self { store, counters, held: VecDeque::new(), poison: None }
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -51,12 +53,12 @@ impl OutputGate {
     /// Takes a reply that may leave when `ticket` is durable.
     pub(crate) fn push(&mut self, ticket: Ticket, task: Box<dyn Task>) {
         if ticket == Ticket::DURABLE {
-            return reply(task, None);
+            return self.reply(task, None);
         }
         if let Some(cause) = &self.poison {
             // Nothing new becomes durable, but what was durable stays so.
             let lost = !matches!(self.store.is_durable(ticket), Ok(true));
-            return reply(task, lost.then_some(cause));
+            return self.reply(task, lost.then_some(cause));
         }
         // A ticket beyond that of a held reply cannot be durable: no need to ask.
         let pending = self.held.back().is_some_and(|held| held.ticket <= ticket);
@@ -64,7 +66,7 @@ impl OutputGate {
             return self.held.push_back(Held { ticket, task });
         }
         match self.store.is_durable(ticket) {
-            Ok(true) => reply(task, None),
+            Ok(true) => self.reply(task, None),
             Ok(false) => {
                 if self.held.is_empty() {
                     self.store.request_flush();
@@ -88,7 +90,7 @@ impl OutputGate {
                 Ok(true) => {
                     let durable = self.store.durable_lsn();
                     while let Some(held) = self.held.pop_front() {
-                        reply(held.task, None);
+                        self.reply(held.task, None);
                         if self.held.front().is_none_or(|next| next.ticket.lsn() > durable) {
                             break;
                         }
@@ -130,18 +132,21 @@ impl OutputGate {
         tracing::error!(held = self.held.len(), %cause, "the store has stopped");
         for Held { ticket, task } in std::mem::take(&mut self.held) {
             let lost = !matches!(self.store.is_durable(ticket), Ok(true));
-            reply(task, lost.then_some(&cause));
+            self.reply(task, lost.then_some(&cause));
         }
         self.poison = Some(cause);
     }
-}
 
-/// A caller's waker, or a discarded result's destructor, may panic: the core must outlive it.
-fn reply(task: Box<dyn Task>, lost: Option<&String>) {
-    let lost = lost.map(String::as_str);
-    if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| task.release(lost))) {
-        // What it carries has a destructor of the caller's as well.
-        std::mem::forget(panic);
-        tracing::error!("a waker or the destructor of a result panicked while a reply was sent");
+    /// A caller's waker, or a discarded result's destructor, may panic: the core must outlive it.
+    fn reply(&self, task: Box<dyn Task>, lost: Option<&String>) {
+        let lost = lost.map(String::as_str);
+        self.counters.latency.record(task.made().elapsed());
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| task.release(lost))) {
+            // What it carries has a destructor of the caller's as well.
+            std::mem::forget(panic);
+            tracing::error!(
+                "a waker or the destructor of a result panicked while a reply was sent"
+            );
+        }
     }
 }

@@ -13,11 +13,12 @@ use hashlink::LruCache;
 use lapidary_engine::{Bookmark, Error, Facet, FacetName, Store};
 use lapidary_vfs::facet_uri;
 use rusqlite::{Connection, OpenFlags, TransactionState};
+use tracing::debug_span;
 
 use crate::config::HostConfig;
 use crate::connection::FacetConnection;
 use crate::error::{HostError, Result};
-use crate::isolation::{Guard, Policies, transaction};
+use crate::isolation::{Guard, Policies, ThreadSpan, transaction};
 use crate::meter::Meters;
 
 /// Enough that threads seldom meet at a lock.
@@ -267,6 +268,8 @@ impl Readers {
     }
 
     fn connect(&self, name: &FacetName, uri: String, facet: Arc<Facet>) -> Result<Reader> {
+        let _span = debug_span!("open", facet = %name).entered();
+        let opening = ThreadSpan::begin();
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
@@ -274,7 +277,8 @@ impl Readers {
         let mut connection = FacetConnection::new(connection, facet);
         connection.set_prepared_statement_cache_capacity(self.cached_statements_max);
         let (policy, meter) = (self.policies.of(name), self.meters.of(name));
-        let guard = Guard::new(&mut connection, name, policy, meter, None, self.slow_statement)?;
+        let guard =
+            Guard::new(&mut connection, opening, name, policy, meter, None, self.slow_statement)?;
         Ok(Reader { connection, guard })
     }
 }

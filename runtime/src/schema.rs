@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use lapidary_engine::FacetName;
-use rusqlite::Connection;
 
 use crate::error::{HostError, Result};
 use crate::reserved::meta;
 use crate::transaction::{Transaction, transact};
+use crate::writers::Writer;
 
 type Step = Arc<dyn Fn(&Transaction<'_>) -> Result<()> + Send + Sync>;
 
@@ -69,8 +69,8 @@ impl Schema {
     }
 
     /// Runs, in one transaction, the steps that the facet does not have behind it.
-    pub(crate) fn bring_up(&self, name: &FacetName, connection: &Connection) -> Result<()> {
-        let found = meta::schema_version(connection)?;
+    pub(crate) fn bring_up(&self, name: &FacetName, writer: &Writer) -> Result<()> {
+        let found = meta::schema_version(writer)?;
         let known = self.version();
         if found > known {
             return Err(HostError::SchemaTooNew { facet: name.clone(), found, known });
@@ -80,7 +80,7 @@ impl Schema {
         }
         let mut reached = found;
         let ended = || HostError::TransactionEnded { facet: name.clone() };
-        let outcome = transact(connection, ended, |tx| {
+        let outcome = transact(writer, ended, |tx| {
             for step in self.steps.iter().skip(found as usize) {
                 reached += 1;
                 step(tx)?;

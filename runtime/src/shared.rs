@@ -7,26 +7,38 @@ use lapidary_engine::{FacetName, Store, Ticket};
 use lapidary_vfs::{ProcessSetup, Registration};
 
 use crate::abort::Aborts;
+use crate::alarms::AlarmService;
 use crate::config::MailboxFull;
 use crate::error::{HostError, Result};
 use crate::isolation::Policies;
 use crate::mailbox::Mailbox;
 use crate::meter::Meters;
+use crate::placement::Placement;
 use crate::readers::Readers;
+use crate::residency::Pins;
 use crate::stat::CoreCounters;
+use crate::ticker::Tickers;
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) registration: Arc<Registration>,
     pub(crate) mailboxes: Box<[Mailbox]>,
+    pub(crate) placement: Placement,
     pub(crate) mailbox_calls_max: usize,
     pub(crate) mailbox_full: MailboxFull,
+    pub(crate) facet_calls_max: usize,
+    pub(crate) coalesce_writes: bool,
     pub(crate) readers: Readers,
     pub(crate) policies: Arc<Policies>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
     pub(crate) aborts: Box<[Aborts]>,
+    pub(crate) alarms: Arc<AlarmService>,
+    pub(crate) pins: Pins,
     pub(crate) names: Names,
+    pub(crate) tickers: Tickers,
+    #[cfg(feature = "metrics")]
+    pub(crate) told: crate::exported::Told,
     pub(crate) process_setup: ProcessSetup,
     /// Never changes outside tests.
     pub(crate) process_id: AtomicU32,

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary_engine::StoreStat;
 use lapidary_vfs::ProcessSetup;
 
+use crate::alarms::AlarmStat;
+use crate::latency::{Latency, LatencySummary};
+
 /// Figures of a host at a moment, held back until what they tell is durable.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -15,12 +18,15 @@ pub struct HostStat {
     pub cores: Vec<CoreStat>,
     /// Reader connections open and unused.
     pub idle_readers: usize,
+    /// What has become of alarms.
+    pub alarms: AlarmStat,
     /// Whether SQLite's process-wide settings came in time.
     pub process_setup: ProcessSetup,
 }
 
 /// Figures of one core. Counts are since the host was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CoreStat {
     /// The core's number, from 0.
@@ -33,6 +39,8 @@ pub struct CoreStat {
     pub replies_held: u64,
     /// Writer connections open now.
     pub resident_facets: u64,
+    /// Bytes of SQLite's memory that they hold now.
+    pub resident_bytes: u64,
     /// Calls run.
     pub calls: u64,
     /// Writer connections opened.
@@ -41,6 +49,10 @@ pub struct CoreStat {
     pub evicted_facets: u64,
     /// Closures that panicked.
     pub panics: u64,
+    /// How long calls took, from their making to the leaving of their replies.
+    pub latency: LatencySummary,
+    /// How long they waited before they ran; part of it.
+    pub wait: LatencySummary,
 }
 
 /// Written by one core's thread, read by any.
@@ -49,30 +61,34 @@ pub(crate) struct CoreCounters {
     pub(crate) pinned_to: AtomicU64,
     pub(crate) replies_held: AtomicU64,
     pub(crate) resident_facets: AtomicU64,
+    pub(crate) resident_bytes: AtomicU64,
     pub(crate) calls: AtomicU64,
     pub(crate) opened_facets: AtomicU64,
     pub(crate) evicted_facets: AtomicU64,
     pub(crate) panics: AtomicU64,
+    pub(crate) latency: Latency,
+    pub(crate) wait: Latency,
 }
 
 const NOT_PINNED: u64 = u64::MAX;
 
-impl Default for CoreCounters {
-    fn default() -> Self {
+impl CoreCounters {
+    pub(crate) fn new(latency: Latency, wait: Latency) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             pinned_to: AtomicU64::new(NOT_PINNED),
             replies_held: zero(),
             resident_facets: zero(),
+            resident_bytes: zero(),
             calls: zero(),
             opened_facets: zero(),
             evicted_facets: zero(),
             panics: zero(),
+            latency,
+            wait,
         }
     }
-}
 
-impl CoreCounters {
     pub(crate) fn stat(&self, core: usize, calls_waiting: usize) -> CoreStat {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let pinned_to = read(&self.pinned_to);
@@ -82,10 +98,13 @@ impl CoreCounters {
             calls_waiting,
             replies_held: read(&self.replies_held),
             resident_facets: read(&self.resident_facets),
+            resident_bytes: read(&self.resident_bytes),
             calls: read(&self.calls),
             opened_facets: read(&self.opened_facets),
             evicted_facets: read(&self.evicted_facets),
             panics: read(&self.panics),
+            latency: Latency::summary([&self.latency]),
+            wait: Latency::summary([&self.wait]),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! A call on its way through a core: work to run, then a reply to release.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use lapidary_engine::{FacetName, Ticket};
+use tracing::{Span, debug_span, field};
 
 use crate::core_thread::Core;
 use crate::error::{HostError, Result};
@@ -8,8 +12,18 @@ use crate::error::{HostError, Result};
 /// What a mailbox carries and the output gate holds. One allocation serves both ways: the result
 /// stays in the task until it may leave.
 pub(crate) trait Task: Send {
+    /// When the call was made.
+    fn made(&self) -> Instant;
+
     /// Runs the work and keeps its result. The reply may leave when the returned ticket is durable.
     fn run(&mut self, core: &mut Core) -> Ticket;
+
+    /// Whether it may share its commit with others of its facet: its work is a
+    /// [`join`](Core::join).
+    fn joins(&self) -> bool;
+
+    /// Makes an error of a result whose commit, shared with others, failed for `cause`.
+    fn spoil(&mut self, cause: &Arc<HostError>);
 
     /// Sends the reply; if what it observed was lost for `cause`, an error takes its place.
     fn release(self: Box<Self>, lost: Option<&str>);
@@ -20,6 +34,10 @@ pub(crate) struct Job<T, W> {
     outcome: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
     facet: Option<FacetName>,
+    joins: bool,
+    made: Instant,
+    /// From the making of the call to the leaving of its reply; entered while it runs.
+    span: Span,
 }
 
 impl<T, W> Job<T, W>
@@ -30,9 +48,13 @@ where
     pub(crate) fn boxed(
         facet: Option<FacetName>,
         reply: oneshot::Sender<Result<T>>,
+        joins: bool,
         work: W,
     ) -> Box<dyn Task> {
-        Box::new(Self { work: Some(work), outcome: None, reply, facet })
+        let name = facet.as_ref().map(field::display);
+        let span = debug_span!("call", facet = name, core = field::Empty);
+        let made = Instant::now();
+        Box::new(Self { work: Some(work), outcome: None, reply, facet, joins, made, span })
     }
 }
 
@@ -41,11 +63,28 @@ where
     T: Send + 'static,
     W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
 {
+    fn made(&self) -> Instant {
+        self.made
+    }
+
     fn run(&mut self, core: &mut Core) -> Ticket {
+        let span = self.span.clone();
+        span.record("core", core.number);
+        let _entered = span.enter();
         let Some(work) = self.work.take() else { return Ticket::DURABLE };
         let (outcome, ticket) = work(core);
         self.outcome = Some(outcome);
         ticket
+    }
+
+    fn joins(&self) -> bool {
+        self.joins
+    }
+
+    fn spoil(&mut self, cause: &Arc<HostError>) {
+        if matches!(self.outcome, Some(Ok(_))) {
+            self.outcome = Some(Err(HostError::of_shared_commit(cause)));
+        }
     }
 
     fn release(self: Box<Self>, lost: Option<&str>) {

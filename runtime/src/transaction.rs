@@ -3,16 +3,35 @@
 use std::cell::Cell;
 use std::ops::Deref;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionState};
 
+use crate::alarms::Owner;
 use crate::error::{HostError, Result};
 use crate::isolation::transaction as statements;
+use crate::writers::Writer;
 
 /// A transaction on the writer connection of a facet: everything a [`Connection`] has, between a
 /// BEGIN and an end that the closure's result decides.
+///
+/// ```
+/// # use lapidary::{Host, HostConfig};
+/// # let directory = tempfile::tempdir()?;
+/// # let host = Host::open(directory.path().join("store"), HostConfig::new())?;
+/// let balance = host
+///     .facet("accounts/7")?
+///     .transaction(|tx| {
+///         tx.execute_batch("CREATE TABLE account(balance); INSERT INTO account VALUES (100)")?;
+///         tx.kv().put("opened", "2026-01-01")?;
+///         Ok(tx.query_row("SELECT balance FROM account", (), |row| row.get::<_, i64>(0))?)
+///     })
+///     .wait()?;
+/// assert_eq!(balance, 100);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Transaction<'connection> {
     connection: &'connection Connection,
+    owner: &'connection Owner,
     deletes_facet: Cell<bool>,
 }
 
@@ -25,8 +44,13 @@ impl Deref for Transaction<'_> {
 }
 
 impl<'connection> Transaction<'connection> {
-    pub(crate) fn new(connection: &'connection Connection) -> Self {
-        Self { connection, deletes_facet: Cell::new(false) }
+    pub(crate) fn new(writer: &'connection Writer) -> Self {
+        Self { connection: writer, owner: writer.owner(), deletes_facet: Cell::new(false) }
+    }
+
+    /// Whose alarms it sets.
+    pub(crate) fn owner(&self) -> &'connection Owner {
+        self.owner
     }
 
     /// Runs `body` in a savepoint: `Ok` keeps what it did as part of the transaction, `Err` takes
@@ -93,6 +117,10 @@ impl<'connection> Transaction<'connection> {
     pub fn delete_facet(&self) {
         self.deletes_facet.set(true);
     }
+
+    pub(crate) fn deletes_facet(&self) -> bool {
+        self.deletes_facet.get()
+    }
 }
 
 /// What is to become of the facet after a transaction.
@@ -105,20 +133,41 @@ pub(crate) enum After {
 /// Runs `body` between BEGIN and COMMIT. After an error whatever is open is left to the caller to
 /// roll back; so it is when the facet is to be deleted.
 pub(crate) fn transact<T>(
-    connection: &Connection,
+    writer: &Writer,
     ended: impl FnOnce() -> HostError,
     body: impl FnOnce(&Transaction<'_>) -> Result<T>,
 ) -> Result<(T, After)> {
-    statements::begin(connection)?;
-    let transaction = Transaction::new(connection);
+    statements::begin(writer)?;
+    writer.owner().begin();
+    let transaction = Transaction::new(writer);
     let value = body(&transaction)?;
-    if connection.is_autocommit() {
+    if writer.is_autocommit() {
         return Err(ended());
     }
-    if transaction.deletes_facet.get() {
-        statements::rollback(connection)?;
+    if transaction.deletes_facet() {
+        statements::rollback(writer)?;
         return Ok((value, After::Deleted));
     }
-    statements::commit(connection)?;
+    writer.owner().before_commit()?;
+    statements::commit(writer)?;
     Ok((value, After::Stays))
+}
+
+/// Runs `body` between BEGIN and ROLLBACK. If it has written, the writer's guard is told.
+pub(crate) fn read_only<T>(
+    writer: &Writer,
+    ended: impl FnOnce() -> HostError,
+    body: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    statements::begin(writer)?;
+    writer.guard.forbid_writes();
+    let outcome = body(writer);
+    if writer.is_autocommit() {
+        return outcome.and_then(|_| Err(ended()));
+    }
+    if writer.transaction_state(Some("main"))? == TransactionState::Write {
+        writer.guard.refuse_write();
+    }
+    statements::rollback(writer)?;
+    outcome
 }

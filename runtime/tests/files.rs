@@ -133,6 +133,34 @@ fn what_is_only_in_the_wal_is_imported_beside_its_writer() {
     assert_eq!(fs::read(out).unwrap()[18..20], [1, 1], "rollback mode");
 }
 
+#[test]
+fn what_lies_beside_an_empty_file_stays() {
+    let place = place();
+    // One byte is empty too: SQLite on Unix writes one into an empty file, and does not count it.
+    for (suffix, bytes) in [("-wal", ""), ("-journal", ""), ("-wal", "S"), ("-journal", "S")] {
+        let file = place.path(&format!("empty{bytes}{suffix}.sqlite"));
+        let beside = PathBuf::from(format!("{}{suffix}", file.display()));
+        fs::write(&file, bytes).unwrap();
+        fs::write(&beside, "left by somebody").unwrap();
+        let imported = place.import(&file, &format!("empty{bytes}{suffix}")).unwrap();
+        assert_eq!(imported.content.page_count, 0);
+        assert_eq!(fs::read(&file).unwrap(), bytes.as_bytes());
+        assert_eq!(fs::read(&beside).unwrap(), b"left by somebody", "{suffix}");
+    }
+}
+
+#[test]
+fn a_later_format_of_sqlite_is_bad_input() {
+    let place = place();
+    let file = place.path("later.sqlite");
+    drop(database(&file, ""));
+    let mut bytes = fs::read(&file).unwrap();
+    // The schema format number, of which 4 is the newest.
+    bytes[44..48].copy_from_slice(&5_u32.to_be_bytes());
+    fs::write(&file, bytes).unwrap();
+    place.refused(&file, HostErrorKind::InvalidInput, "unsupported file format");
+}
+
 /// A database and its journal as a crash in a transaction leaves them.
 fn hot(place: &Place) -> PathBuf {
     let file = place.path("writing.sqlite");

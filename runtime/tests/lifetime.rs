@@ -142,7 +142,7 @@ fn a_host_can_take_over_an_open_store() {
 fn settings_out_of_range_are_refused() {
     for (config, setting) in [
         (HostConfig::new().mailbox_calls_max(0), "mailbox_calls_max"),
-        (HostConfig::new().mailbox_calls_max(usize::MAX), "mailbox_calls_max"),
+        (HostConfig::new().facet_calls_max(0), "facet_calls_max"),
         (HostConfig::new().resident_facets_max(0), "resident_facets_max"),
         (HostConfig::new().page_cache_kib_max(u32::MAX), "page_cache_kib_max"),
     ] {

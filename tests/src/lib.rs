@@ -14,6 +14,7 @@
 //! - [`corruption`]: stores that are damaged at random, and what may come of it.
 //! - [`watchdog`]: an end for tests that do not end.
 //! - [`turns`]: the load of the kill test.
+//! - [`victim`]: processes that are killed, and what is in their stores.
 //! - [`fuzz_bodies`]: what the fuzz targets do.
 //! - [`differential`]: generated SQL on stock SQLite and on facets.
 //! - [`chance`], [`seeds`]: where decisions come from, and how to repeat a run.
@@ -40,6 +41,7 @@ pub mod sim_environment;
 pub mod slt;
 pub mod small_store;
 pub mod turns;
+pub mod victim;
 pub mod watchdog;
 pub mod world;
 
@@ -62,6 +64,8 @@ mod documents {
     struct Tuning;
     #[doc = include_str!("../../docs/MONITORING.md")]
     struct Monitoring;
+    #[doc = include_str!("../../docs/BILLING.md")]
+    struct Billing;
     #[doc = include_str!("../../docs/ERRORS.md")]
     struct Errors;
 }

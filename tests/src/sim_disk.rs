@@ -26,9 +26,21 @@
 //! 8. **A full disk** refuses whatever lengthens a file or creates one, at a chosen operation or past
 //!    a capacity; a refused write may have written its beginning, in whole sectors.
 //! 9. **An I/O error of a read** changes nothing.
-//! 10. Bits can be flipped by the test ([`SimDisk::change`]); the disk does not do it by itself.
+//! 10. **A lie of a write** ([`Fault::Lost`], [`Fault::Short`], [`Fault::Misdirected`]): it is reported as done, and
+//!     nothing of it was written, or its beginning, or all of it in another place of this or another file, whose
+//!     bytes are gone then.
+//! 11. **Rot** ([`SimDisk::rot`]): one bit that was at rest is the other one, on the disk and in the page cache.
+//!     A read can also be told a wrong bit of what is right ([`SimDisk::rot_read_at`]).
 //!
-//! Stale contents of recycled files need no help: what was written once stays until overwritten.
+//! Of 1 to 9 nothing acknowledged may be lost, whatever is combined with what, also during recovery, cleaning
+//! and checkpoints. Of 10 and 11 it may, since there is one copy of it; but what is shown is a state there was, or an
+//! error that names the damage, and nothing is taken back silently but the log's last batch, which looks as if
+//! it were torn.
+//!
+//! Stale contents of recycled files need no help: what was written once stays until overwritten. Clocks that
+//! jump are in [`sim_environment`](crate::sim_environment). What is not in the model: a sync that is
+//! reported as done and was not, and directories that lose names that were synced.
+//!
 //! Everything that is not the caller's choice comes from one seed.
 
 mod file;
@@ -47,6 +59,9 @@ use file::{Inode, Survivor};
 /// Bytes that reach the disk whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
+/// Writes that go astray go to a multiple of this.
+const BLOCK_BYTES: u64 = 4096;
+
 /// What an operation does instead of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -54,6 +69,12 @@ pub enum Fault {
     Io,
     /// Fails with ENOSPC, if it is one that takes space; others are carried out.
     NoSpace,
+    /// A write is reported as done and was not: rule 10. Of other operations nothing is lied about.
+    Lost,
+    /// The same, of all but the beginning of a write.
+    Short,
+    /// A write is reported as done and went somewhere else.
+    Misdirected,
 }
 
 /// What survives a power loss of what was not synced.
@@ -120,6 +141,7 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     fail_from: Option<u64>,
     failing_reads: BTreeSet<u64>,
+    rotten_reads: BTreeSet<u64>,
     capacity_bytes: Option<u64>,
     stopped: bool,
     locked: bool,
@@ -193,6 +215,7 @@ impl SimDisk {
             faults: BTreeMap::new(),
             fail_from: None,
             failing_reads: BTreeSet::new(),
+            rotten_reads: BTreeSet::new(),
             capacity_bytes: None,
             stopped: false,
             locked: false,
@@ -264,6 +287,29 @@ impl SimDisk {
         self.state().failing_reads.insert(read);
     }
 
+    /// Let read number `read` be told one wrong bit.
+    pub fn rot_read_at(&self, read: u64) {
+        self.state().rotten_reads.insert(read);
+    }
+
+    /// Turns one bit of one file that has any; says where, in bytes.
+    #[must_use]
+    pub fn rot(&self, seed: u64) -> Option<(FileName, u64)> {
+        let mut chance = Chance::from_seed(seed);
+        let mut files = self.files();
+        files.retain(|&name| self.contents(name).is_some_and(|bytes| !bytes.is_empty()));
+        if files.is_empty() {
+            return None;
+        }
+        let file = chance.pick(&files);
+        let mut at = 0;
+        self.change(file, |bytes| {
+            at = chance.index(bytes.len());
+            bytes[at] ^= 1 << chance.below(8);
+        });
+        Some((file, at as u64))
+    }
+
     /// From now on, refuse what would make all files together longer than this.
     pub fn set_capacity(&self, capacity_bytes: Option<u64>) {
         self.state().capacity_bytes = capacity_bytes;
@@ -276,6 +322,7 @@ impl SimDisk {
         state.faults.clear();
         state.fail_from = None;
         state.failing_reads.clear();
+        state.rotten_reads.clear();
     }
 
     /// Whether power was lost.
@@ -399,6 +446,7 @@ impl State {
             faults: BTreeMap::new(),
             fail_from: None,
             failing_reads: BTreeSet::new(),
+            rotten_reads: BTreeSet::new(),
             capacity_bytes: self.capacity_bytes,
             stopped: false,
             locked: false,
@@ -430,7 +478,7 @@ impl State {
     fn verdict(&mut self, operation: Operation, grows_by: u64) -> io::Result<Verdict> {
         self.check_power()?;
         let number = self.trace.len() as u64;
-        let takes_space = operation.takes_space;
+        let (takes_space, kind) = (operation.takes_space, operation.kind);
         self.trace.push(operation);
         if self.crash_at.is_some_and(|at| number >= at) {
             self.stopped = true;
@@ -441,6 +489,7 @@ impl State {
         }
         match self.faults.remove(&number) {
             Some(Fault::NoSpace) if !takes_space => {}
+            Some(fault) if fault.is_lie() && kind != OperationKind::Write => {}
             Some(fault) => return Ok(Verdict::Fail(fault)),
             None => {}
         }
@@ -485,6 +534,12 @@ impl State {
         let verdict = self.verdict(operation, grows_by)?;
         let (written, result) = match verdict {
             Verdict::Proceed => (bytes.len(), Ok(())),
+            Verdict::Fail(Fault::Lost) => (0, Ok(())),
+            Verdict::Fail(Fault::Short) => (self.beginning(offset, bytes.len()), Ok(())),
+            Verdict::Fail(Fault::Misdirected) => {
+                self.misdirect(bytes);
+                (0, Ok(()))
+            }
             Verdict::Fail(fault) => (self.beginning(offset, bytes.len()), Err(fault.error())),
             // Mostly whole, since the sectors of an unsynced write are lost one by one anyway;
             // sometimes its beginning only, which is what the death of a process can leave.
@@ -495,6 +550,16 @@ impl State {
         };
         self.inodes[inode].write(offset, &bytes[..written]);
         result
+    }
+
+    /// Writes over some block of some file, as far as that is long enough.
+    fn misdirect(&mut self, bytes: &[u8]) {
+        let inodes: Vec<usize> = self.names.values().filter_map(|entry| entry.visible).collect();
+        let inode = self.chance.pick(&inodes);
+        let blocks = self.inodes[inode].len() / BLOCK_BYTES;
+        let offset = self.chance.index(blocks as usize) as u64 * BLOCK_BYTES;
+        let room = (self.inodes[inode].len() - offset) as usize;
+        self.inodes[inode].write(offset, &bytes[..bytes.len().min(room)]);
     }
 
     /// How much of an interrupted write is written: it ends at a sector's boundary, or is whole.
@@ -557,10 +622,12 @@ impl State {
 }
 
 impl Fault {
+    fn is_lie(self) -> bool {
+        matches!(self, Self::Lost | Self::Short | Self::Misdirected)
+    }
+
+    /// What the caller is told of one that is no lie.
     fn error(self) -> io::Error {
-        match self {
-            Self::Io => io_error(),
-            Self::NoSpace => no_space(),
-        }
+        if self == Self::NoSpace { no_space() } else { io_error() }
     }
 }

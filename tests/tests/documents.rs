@@ -120,6 +120,24 @@ fn the_book_has_every_page_and_leads_nowhere_else() {
     }
 }
 
+/// Blocks that begin with `fence`, without it.
+fn blocks<'a>(text: &'a str, fence: &str) -> Vec<&'a str> {
+    let begins = text.split(fence).skip(1);
+    begins.map(|rest| rest.split_once("```").unwrap().0.trim_matches('\n')).collect()
+}
+
+#[test]
+fn the_guide_to_a_service_shows_what_the_example_runs() {
+    let example = read("runtime/examples/http_service.rs");
+    let shown = blocks(&read("docs/EMBEDDING.md"), "```rs\n").join("\n\n");
+    assert!(shown.lines().count() > 200, "{shown}");
+    // Items as they are; between them may stand what the guide leaves out.
+    for item in shown.split("\n}\n") {
+        let item = item.trim_end_matches("\n}").trim_matches('\n');
+        assert!(example.contains(&format!("{item}\n}}\n")), "the example has no\n{item}");
+    }
+}
+
 /// Names after `before` on lines of `source` from `from` to the next line that is `}`.
 fn names<'a>(source: &'a str, from: &str, before: &str) -> Vec<&'a str> {
     let (_, body) = source.split_once(from).unwrap_or_else(|| panic!("no {from}"));
@@ -159,14 +177,35 @@ fn every_setting_is_in_the_reference() {
 fn every_figure_is_in_the_reference() {
     for (source, figures, at_least) in [
         ("runtime/src/stat.rs", "HostStat", 4),
-        ("runtime/src/stat.rs", "CoreStat", 9),
+        ("runtime/src/stat.rs", "CoreStat", 11),
+        ("runtime/src/latency.rs", "LatencySummary", 6),
+        ("runtime/src/snapshot.rs", "HostSnapshot", 8),
         ("engine/src/store/mod.rs", "StoreStat", 20),
-        ("runtime/src/meter.rs", "MeterReading", 7),
+        ("runtime/src/meter.rs", "MeterReading", 12),
+        ("runtime/src/usage.rs", "Usage", 2),
+        ("runtime/src/usage.rs", "UsageDelta", 3),
     ] {
         let source = read(source);
         let names = names(&source, &format!("pub struct {figures} {{"), "pub ");
         all_named("docs/METRICS.md", &names, at_least);
     }
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let text = read("docs/METRICS.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `lapidary_"));
+    let shown: BTreeSet<String> = rows.map(str::to_owned).collect();
+    let row = |metric: &lapidary::Metric| {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let (name, unit, what) = (metric.name, metric.unit.as_str(), metric.description);
+        format!(
+            "| `{name}` | {kind} | {unit} | {} | {what} |",
+            if metric.is_per_core { "yes" } else { "" }
+        )
+    };
+    let told: BTreeSet<String> = lapidary::METRICS.iter().map(row).collect();
+    assert_eq!(shown, told);
 }
 
 #[test]

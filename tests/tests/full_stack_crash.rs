@@ -150,6 +150,11 @@ fn transact_together(
     facets: [&'static str; 2],
     chance: &mut Chance,
 ) -> rusqlite::Result<()> {
+    if let Some(gate) = &stack.gate
+        && chance.one_in(2)
+    {
+        return transact_collected(stack, gate, history, state, facets, chance);
+    }
     if stack.gate.is_some() {
         // What is attached has no gate, and so would not see what is not durable.
         let _ = stack.store().flush();
@@ -164,27 +169,75 @@ fn transact_together(
     let mut after = state.clone();
     for (schema, facet) in ["main", "other"].into_iter().zip(facets) {
         let mut rows = state.get(facet).map(|rows| (**rows).clone()).unwrap_or_default();
-        connection.execute_batch(&format!(
-            "CREATE TABLE IF NOT EXISTS {schema}.t(k INTEGER PRIMARY KEY, v BLOB NOT NULL, s TEXT);
-             CREATE INDEX IF NOT EXISTS {schema}.t_s ON t(s);"
-        ))?;
-        for _ in 0..chance.between(1, 4) {
-            let (key, byte) = (i64::from(chance.below(60)), chance.below(255) as u8 + 1);
-            let length = i64::from(chance.pick(&[10, 200, 1000, 7000]));
-            connection
-                .prepare(&format!("INSERT OR REPLACE INTO {schema}.t VALUES (?1, ?2, hex(?2))"))?
-                .execute((key, vec![byte; length as usize]))?;
-            rows.insert(key, (length, byte));
-        }
-        let gone = i64::from(chance.below(60));
-        connection.execute(&format!("DELETE FROM {schema}.t WHERE k >= ?1"), [gone])?;
-        rows.retain(|key, _| *key < gone);
+        change(&connection, schema, &mut rows, chance)?;
         after.insert(facet, Arc::new(rows));
     }
     if chance.one_in(6) {
         return connection.execute_batch("ROLLBACK");
     }
     if let Err(error) = connection.execute_batch("COMMIT") {
+        history.states.push((after, Lsn(u64::MAX)));
+        return Err(error);
+    }
+    *state = after;
+    note_done(stack, history, state);
+    Ok(())
+}
+
+/// Some changes of the table `t` of `schema`, mirrored in `rows`.
+fn change(
+    connection: &Connection,
+    schema: &str,
+    rows: &mut Rows,
+    chance: &mut Chance,
+) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "CREATE TABLE IF NOT EXISTS {schema}.t(k INTEGER PRIMARY KEY, v BLOB NOT NULL, s TEXT);
+         CREATE INDEX IF NOT EXISTS {schema}.t_s ON t(s);"
+    ))?;
+    for _ in 0..chance.between(1, 4) {
+        let (key, byte) = (i64::from(chance.below(60)), chance.below(255) as u8 + 1);
+        let length = i64::from(chance.pick(&[10, 200, 1000, 7000]));
+        connection
+            .prepare(&format!("INSERT OR REPLACE INTO {schema}.t VALUES (?1, ?2, hex(?2))"))?
+            .execute((key, vec![byte; length as usize]))?;
+        rows.insert(key, (length, byte));
+    }
+    let gone = i64::from(chance.below(60));
+    connection.execute(&format!("DELETE FROM {schema}.t WHERE k >= ?1"), [gone])?;
+    rows.retain(|key, _| *key < gone);
+    Ok(())
+}
+
+/// One transaction over two facets, each with a connection of its own, whose commits the gate collects.
+fn transact_collected(
+    stack: &Stack,
+    gate: &Gate,
+    history: &mut History,
+    state: &mut State,
+    facets: [&'static str; 2],
+    chance: &mut Chance,
+) -> rusqlite::Result<()> {
+    let mut after = state.clone();
+    let mut connections = Vec::new();
+    for facet in facets {
+        let connection = prepare(stack, facet, chance)?;
+        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN IMMEDIATE")?;
+        let mut rows = state.get(facet).map(|rows| (**rows).clone()).unwrap_or_default();
+        change(&connection, "main", &mut rows, chance)?;
+        after.insert(facet, Arc::new(rows));
+        connections.push(connection);
+    }
+    let collecting = gate.collect();
+    // Now and then one alone, which is given up then.
+    let committing = if chance.one_in(6) { 1 } else { connections.len() };
+    for connection in &connections[..committing] {
+        connection.execute_batch("COMMIT")?;
+    }
+    if committing < connections.len() {
+        return Ok(());
+    }
+    if let Err(error) = collecting.commit() {
         history.states.push((after, Lsn(u64::MAX)));
         return Err(error);
     }

@@ -121,8 +121,9 @@
 //! | `header` | the few fields of a first page that matter here |
 //! | `root_hash` | root hashes of SQLite databases, in facets and in files |
 //! | `stores` | a VFS that opens stores by their paths and shares them |
+//! | `thread_use` | what a thread has read, written, and holds in memory |
 //! | `side_files`, `scratch` | journals and temporary files |
-//! | `ffi` | all unsafe code: C methods, panic barrier, registration |
+//! | `ffi` | all unsafe code: C methods, panic barrier, registration, the watch on statements, the count of memory |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
 //! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
 
@@ -153,12 +154,17 @@ mod scratch;
 mod side_files;
 mod stat;
 mod stores;
+mod thread_use;
 
 pub use error::{VfsError, take_last_error};
 pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
-pub use gate::Gate;
+#[cfg(feature = "bundled")]
+pub use ffi::{RunningStatement, StatementWatch, watch_statements};
+#[cfg(not(feature = "loadable_extension"))]
+pub use ffi::{has_heap_refusal, limit_thread_heap, replace_heap_refusal, thread_heap_bytes};
+pub use gate::{Collecting, Gate};
 pub use names::facet_uri;
 #[cfg(not(feature = "loadable_extension"))]
 pub use process::{ProcessSettings, ProcessSetup, configure_process};
@@ -166,3 +172,4 @@ pub use registration::{Registration, VfsOptions};
 pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_of_reader};
 pub use stat::{facet_json, store_json};
 pub use stores::{OpenStore, OpenedFacet, PathVfs};
+pub use thread_use::ThreadUse;

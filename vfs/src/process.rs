@@ -49,7 +49,8 @@ pub enum ProcessSetup {
     TooLate,
 }
 
-/// Applies `settings` to the process's SQLite. Works once, and only before SQLite is first used:
+/// Applies `settings` to the process's SQLite, and has it count its memory by thread
+/// ([`thread_heap_bytes`](crate::thread_heap_bytes)). Works once, and only before SQLite is first used:
 /// before the first connection and the first [`Registration`](crate::Registration).
 ///
 /// SQLite does not lock its configuration: no other thread may start to use SQLite during the

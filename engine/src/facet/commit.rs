@@ -1,7 +1,7 @@
 //! Commits: what is staged becomes one record of the log, and the newest version of its facet, or of
 //! several facets together.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::writer::encode_pages;
 use super::{Content, Facet, Snapshot, State, Writer};
@@ -12,6 +12,7 @@ use crate::format::record::{self, CommitHeader, Referred};
 use crate::log::{Admission, CommitEffect, Effect};
 use crate::map::{PageRef, PendingPage};
 use crate::segments::Purpose;
+use crate::sync::MutexGuard;
 use crate::types::{Lsn, PageNo, PageSize, Ticket};
 
 /// A transaction about to be appended.

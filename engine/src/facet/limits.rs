@@ -1,11 +1,11 @@
 //! What a facet may use, and how much of its past it keeps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::Retention;
 use crate::error::{Error, Result};
 use crate::name::FacetName;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of pages that all facets of a subtree may have together.
 #[derive(Debug)]

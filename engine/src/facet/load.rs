@@ -1,7 +1,5 @@
 //! Reading a facet's page map and history from the last checkpoint, when they are needed.
 
-use std::sync::MutexGuard;
-
 use super::history::{History, HistoryPart, StoredHistory};
 use super::{Facet, State};
 use crate::core::Core;
@@ -14,6 +12,7 @@ use crate::format::{Malformed, StoredRef};
 use crate::map::{self, NodeSource};
 use crate::name::FacetName;
 use crate::segments::Damage;
+use crate::sync::MutexGuard;
 use crate::types::FacetId;
 
 impl Facet {

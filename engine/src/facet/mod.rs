@@ -17,7 +17,7 @@ mod snapshot;
 mod versions;
 mod writer;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use rustc_hash::FxHashSet;
 
@@ -43,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{FacetEntry, VersionMeta};
 use crate::map::PageMap;
 use crate::name::FacetName;
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{FacetId, Lsn, PageSize, SegmentId, Ticket, Version, View};
 
 /// A facet's content at a version.

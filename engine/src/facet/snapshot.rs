@@ -151,11 +151,11 @@ pub(crate) fn read_stored_from(
     page: PageNo,
     into: &mut [u8],
 ) -> Result<Result<(), Damage>> {
-    thread_local! {
-        static RECORD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    crate::sync::thread_local! {
+        static RECORD: RefCell<Vec<u8>> = RefCell::default();
     }
-    RECORD.with_borrow_mut(|record| {
-        segments.files.read_checked(reference, record, |record| {
+    RECORD.with(|record| {
+        segments.files.read_checked(reference, &mut record.borrow_mut(), |record| {
             let found = UnverifiedPage::parse(record)?;
             if found.page != page || found.crc != reference.crc {
                 return Err(Malformed("another page, or another version of it, is in its place"));

@@ -1,6 +1,6 @@
 //! The versions of a facet that are kept: bookmarks, lists, snapshots of the past.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::{Content, Facet, Snapshot, State};
 use crate::bookmark::Bookmark;
@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::StoredRef;
 use crate::format::catalog::VersionMeta;
 use crate::map::{PageMap, differing_pages};
+use crate::sync::MutexGuard;
 use crate::types::{Lsn, PageNo, PageSize};
 
 /// A version that is kept.

@@ -109,17 +109,17 @@ impl UnverifiedBatch {
             let records = reader.u32()?;
             let header = BatchHeader {
                 store: StoreId(reader.array()?),
-                segment: SegmentId(reader.u32()?),
+                segment: SegmentId(reader.counter32()?),
                 offset: reader.u32()?,
-                incarnation: Incarnation(reader.u32()?),
+                incarnation: Incarnation(reader.counter32()?),
                 record_count: reader.u32()?,
-                first_lsn: Lsn(reader.u64()?),
+                first_lsn: Lsn(reader.counter64()?),
                 kind: {
                     let kind = SegmentKind::decode(reader.u32()?)?;
                     reader.reserved(4)?;
                     kind
                 },
-                durable_through: Lsn(reader.u64()?),
+                durable_through: Lsn(reader.counter64()?),
                 previous_hash: reader.array()?,
             };
             let hash = reader.array()?;

@@ -145,10 +145,10 @@ impl VersionMeta {
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let version = Version(reader.u64()?);
+        let version = Version(reader.counter64()?);
         let wall_ms = reader.u64()?;
-        let lsn = Lsn(reader.u64()?);
-        let incarnation = Incarnation(reader.u32()?);
+        let lsn = Lsn(reader.counter64()?);
+        let incarnation = Incarnation(reader.counter32()?);
         let page_count = reader.u32()?;
         let page_size = PageSize::decode(reader)?;
         reader.reserved(7)?;
@@ -243,12 +243,12 @@ pub(crate) fn decode_chunk(chunk: ChunkNo, payload: &[u8]) -> Result<Vec<FacetEn
     reader.reserved(4)?;
     let mut entries: Vec<FacetEntry> = Vec::new();
     for _ in 0..count {
-        let facet = FacetId(reader.u64()?);
+        let facet = FacetId(reader.counter64()?);
         if ChunkNo::of(facet) != chunk || entries.last().is_some_and(|last| last.facet >= facet) {
             return Err(Malformed("a facet is in the wrong place of the catalog"));
         }
         let meta = VersionMeta::decode(&mut reader)?;
-        let family = FacetId(reader.u64()?);
+        let family = FacetId(reader.counter64()?);
         let map_levels = reader.u8()?;
         if map_levels > MAP_LEVELS_MAX {
             return Err(Malformed("a page map has too many levels"));
@@ -256,7 +256,7 @@ pub(crate) fn decode_chunk(chunk: ChunkNo, payload: &[u8]) -> Result<Vec<FacetEn
         reader.reserved(1)?;
         let name_len = reader.u16()?;
         reader.reserved(4)?;
-        let history_from = Version(reader.u64()?);
+        let history_from = Version(reader.counter64()?);
         let history_bytes = reader.u64()?;
         let map_root = StoredRef::decode(&mut reader)?;
         let history = StoredRef::decode(&mut reader)?;
@@ -350,7 +350,7 @@ pub(crate) fn decode_history_index(payload: &[u8]) -> Result<Vec<(StoredRef, Ver
     for _ in 0..count {
         let reference =
             StoredRef::decode(&mut reader)?.ok_or(Malformed("a history part has no place"))?;
-        let newest = Version(reader.u64()?);
+        let newest = Version(reader.counter64()?);
         if parts.last().is_some_and(|&(_, last)| last > newest) {
             return Err(Malformed("the parts of a history are out of order"));
         }
@@ -410,7 +410,7 @@ pub(crate) fn decode_shared(
     };
     for _ in 0..node_count {
         let reference = StoredRef::decode(&mut reader)?.ok_or(NOWHERE)?;
-        let owner = FacetId(reader.u64()?);
+        let owner = FacetId(reader.counter64()?);
         let (index, level) = (reader.u32()?, reader.u8()?);
         reader.reserved(3)?;
         nodes.push(SharedNode { reference, owner, index, level, holders: holders(&mut reader)? });
@@ -448,7 +448,7 @@ pub(crate) fn decode_forwards(payload: &[u8]) -> Result<Vec<(u32, Identity)>, Ma
         if forwards.last().is_some_and(|&(last, _)| last >= slot) {
             return Err(Malformed("the forwards are out of order"));
         }
-        let segment = SegmentId(reader.u32()?);
+        let segment = SegmentId(reader.counter32()?);
         forwards.push((slot, Identity { segment, slot: reader.u32()? }));
     }
     if reader.remaining() == 0 { Ok(forwards) } else { Err(Malformed("bytes follow the forwards")) }
@@ -583,14 +583,14 @@ pub(crate) fn encode_root(root: &Root, out: &mut Vec<u8>) {
 /// Decodes a checkpoint root.
 pub(crate) fn decode_root(payload: &[u8]) -> Result<Root, Malformed> {
     let mut reader = Reader::new(payload);
-    let lsn = Lsn(reader.u64()?);
-    let next_facet = FacetId(reader.u64()?);
-    let next_segment = SegmentId(reader.u32()?);
+    let lsn = Lsn(reader.counter64()?);
+    let next_facet = FacetId(reader.counter64()?);
+    let next_segment = SegmentId(reader.counter32()?);
     let (chunk_count, segment_count) = (reader.u32()?, reader.u32()?);
     let other_count = reader.u32()?;
     let mut chunks: Vec<(ChunkNo, StoredRef)> = Vec::new();
     for _ in 0..chunk_count {
-        let chunk = ChunkNo(reader.u64()?);
+        let chunk = ChunkNo(reader.counter64()?);
         if chunks.last().is_some_and(|&(last, _)| last >= chunk) {
             return Err(Malformed("the catalog's chunks are out of order"));
         }
@@ -600,23 +600,23 @@ pub(crate) fn decode_root(payload: &[u8]) -> Result<Root, Malformed> {
     }
     let mut segments: Vec<SegmentEntry> = Vec::new();
     for _ in 0..segment_count {
-        let segment = SegmentId(reader.u32()?);
+        let segment = SegmentId(reader.counter32()?);
         if segments.last().is_some_and(|last| last.segment >= segment) {
             return Err(Malformed("the segments are out of order"));
         }
         segments.push(SegmentEntry {
             segment,
-            file: FileNo(reader.u32()?),
+            file: FileNo(reader.counter32()?),
             size: reader.u32()?,
             kind: SegmentKind::decode(reader.u32()?)?,
             live_page_bytes: reader.u64()?,
             live_part_bytes: reader.u64()?,
-            born: Lsn(reader.u64()?),
+            born: Lsn(reader.counter64()?),
         });
     }
     let mut others = Vec::new();
     for _ in 0..other_count {
-        let part = match (reader.u32()?, SegmentId(reader.u32()?)) {
+        let part = match (reader.u32()?, SegmentId(reader.counter32()?)) {
             (1, SegmentId(0)) => OtherPart::Shared,
             (2, segment) => OtherPart::Forwards(segment),
             (3, SegmentId(0)) => OtherPart::Settings,

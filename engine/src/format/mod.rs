@@ -89,7 +89,7 @@ impl StoredRef {
 
     /// Reads what [`encode`](Self::encode) wrote; `Err` if the reference could not be one.
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>, Malformed> {
-        let segment = SegmentId(reader.u32()?);
+        let segment = SegmentId(reader.counter32()?);
         let (slot, len, crc) = (reader.u32()?, reader.u32()?, reader.u32()?);
         if len == 0 {
             return if segment.0 == 0 && slot == 0 && crc == 0 {
@@ -152,6 +152,16 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    /// A number that is only ever counted up: one so close to its end that counting on could wrap is damage.
+    pub(crate) fn counter32(&mut self) -> Result<u32, Malformed> {
+        self.u32().and_then(|number| below_end(number, u32::MAX - (1 << 16)))
+    }
+
+    /// As [`counter32`](Self::counter32).
+    pub(crate) fn counter64(&mut self) -> Result<u64, Malformed> {
+        self.u64().and_then(|number| below_end(number, u64::MAX >> 1))
+    }
+
     /// Reserved bytes, which must be zero so that a later version can give them a meaning.
     pub(crate) fn reserved(&mut self, len: usize) -> Result<(), Malformed> {
         if self.take(len)?.iter().all(|&byte| byte == 0) {
@@ -167,6 +177,10 @@ impl<'a> Reader<'a> {
             page => Ok(PageNo(page)),
         }
     }
+}
+
+fn below_end<N: Copy + PartialOrd>(number: N, end: N) -> Result<N, Malformed> {
+    if number < end { Ok(number) } else { Err(Malformed("a number is at the end of its range")) }
 }
 
 /// Pads `out` with zeros so that what follows starts on a multiple of `align`, counted from

@@ -170,7 +170,7 @@ impl<'a> UnverifiedPage<'a> {
         let mut reader = Reader::new(bytes);
         let page = reader.page_no()?;
         let payload = reader.u32()? as usize;
-        let facet = FacetId(reader.u64()?);
+        let facet = FacetId(reader.counter64()?);
         let encoding = reader.u8()?;
         let size = PageSize::from_log2(reader.u8()?).ok_or(Malformed("the page size is wrong"))?;
         reader.reserved(2)?;

@@ -392,7 +392,7 @@ fn split(bytes: &[u8]) -> Result<(Header, &[u8]), Malformed> {
     let kind = reader.u8()?;
     reader.reserved(3)?;
     let len = reader.u32()? as usize;
-    let lsn = Lsn(reader.u64()?);
+    let lsn = Lsn(reader.counter64()?);
     if len < HEADER_BYTES || !len.is_multiple_of(SLOT_BYTES) {
         return Err(Malformed("the record's length is wrong"));
     }
@@ -500,8 +500,8 @@ fn decode_fork(body: &[u8]) -> Result<Vec<ForkEntry>, Malformed> {
     reader.reserved(4)?;
     let mut entries = Vec::new();
     for _ in 0..count {
-        let (facet, source) = (FacetId(reader.u64()?), FacetId(reader.u64()?));
-        let source_version = Version(reader.u64()?);
+        let (facet, source) = (FacetId(reader.counter64()?), FacetId(reader.counter64()?));
+        let source_version = Version(reader.counter64()?);
         let meta = VersionMeta::decode(&mut reader)?;
         let page_count = reader.u32()?;
         let len = reader.u16()?;

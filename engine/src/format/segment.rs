@@ -119,18 +119,18 @@ impl SegmentHeader {
         if reader.u32()? != FORMAT_VERSION {
             return Err(Malformed("it has another format version than the superblock"));
         }
-        if FileNo(reader.u32()?) != file {
+        if FileNo(reader.counter32()?) != file {
             return Err(Malformed("the header names another file"));
         }
         let store = StoreId(reader.array()?);
-        let segment = SegmentId(reader.u32()?);
+        let segment = SegmentId(reader.counter32()?);
         if segment.0 == 0 {
             return Err(Malformed("there is no segment 0"));
         }
-        let incarnation = Incarnation(reader.u32()?);
+        let incarnation = Incarnation(reader.counter32()?);
         let size = reader.u32()?;
         let kind = SegmentKind::decode(reader.u32()?)?;
-        let first_lsn = Lsn(reader.u64()?);
+        let first_lsn = Lsn(reader.counter64()?);
         let previous_hash = reader.array()?;
         reader.reserved(8)?;
         Ok(Some(Self { file, store, segment, kind, incarnation, size, first_lsn, previous_hash }))

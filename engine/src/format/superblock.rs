@@ -143,20 +143,20 @@ impl Superblock {
         if version != FORMAT_VERSION {
             return Err(SlotError::TooNew(version));
         }
-        let incarnation = Incarnation(reader.u32()?);
+        let incarnation = Incarnation(reader.counter32()?);
         let store = StoreId(reader.array()?);
-        let sequence = reader.u64()?;
+        let sequence = reader.counter64()?;
         let format =
             FormatParams { segment_bytes_min: reader.u32()?, segment_bytes_max: reader.u32()? };
-        let segment = match SegmentId(reader.u32()?) {
+        let segment = match SegmentId(reader.counter32()?) {
             SegmentId(0) => None,
             named => Some(named),
         };
         let offset = reader.u32()?;
-        let (replay_file, root_file) = (FileNo(reader.u32()?), FileNo(reader.u32()?));
+        let (replay_file, root_file) = (FileNo(reader.counter32()?), FileNo(reader.counter32()?));
         let replay =
-            LogPosition { segment, offset, lsn: Lsn(reader.u64()?), hash: reader.array()? };
-        let durable_through = Lsn(reader.u64()?);
+            LogPosition { segment, offset, lsn: Lsn(reader.counter64()?), hash: reader.array()? };
+        let durable_through = Lsn(reader.counter64()?);
         let checkpoint = StoredRef::decode(&mut reader)?;
         reader.reserved(CHECKSUM_AT - 128)?;
         Ok(Self {

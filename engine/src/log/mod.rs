@@ -11,9 +11,7 @@ mod buffer;
 mod workers;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::thread::Thread;
+use std::sync::{OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
@@ -23,6 +21,8 @@ pub(crate) use writer::LogWriter;
 use crate::error::{Error, Result};
 use crate::format::BLOCK_BYTES;
 use crate::segments::{Purpose, Segments};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, Thread, yield_now};
 use crate::types::{Lsn, SegmentId, Ticket};
 use buffer::Buffer;
 use workers::Workers;
@@ -172,7 +172,7 @@ impl Log {
         while self.buffered_bytes() > self.buffered_bytes_max {
             self.flush(segments)?;
             // What is left may be admitted and not yet appended: that takes a moment of others.
-            std::thread::yield_now();
+            yield_now();
         }
         // A record that is admitted and not yet appended may end up in a batch of its own.
         let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES };
@@ -281,7 +281,7 @@ impl Log {
         }
     }
 
-    /// The flusher thread says that it is the one to wake.
+    /// Says which thread is to be woken when a flush is asked for. To be called before anybody can ask.
     pub(crate) fn set_flusher(&self, thread: Thread) {
         // A second flusher would be a mistake, but a harmless one.
         let _ = self.flusher.set(thread);
@@ -368,6 +368,7 @@ impl Lead<'_> {
 
     /// As [`flush`](Self::flush), keeping the lead: nothing becomes durable until it is dropped.
     pub(crate) fn flush_in_lead(&mut self, segments: &Segments) -> Result<()> {
+        let _span = tracing::debug_span!("flush").entered();
         self.log.check_usable()?;
         let _unwinding = self.log.poison_if_unwinding();
         self.writer.flush(self.log, segments).map_err(|error| self.log.poison(&error))

@@ -1,6 +1,6 @@
 //! Who may yet append before the next flush.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Threads that append and then ask for a flush, and how many of them are at work.
 #[derive(Debug, Default)]

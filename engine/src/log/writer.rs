@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use super::Log;
 use super::buffer::{Buffer, CommitEffect, Effect, Entry, PartPlace, Placement};
@@ -12,6 +11,7 @@ use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::stored_len;
 use crate::format::superblock::LogPosition;
 use crate::segments::{SegmentFile, Segments, Taken, io_error};
+use crate::sync::atomic::Ordering;
 use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! Pages that are committed and on their way into a segment.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::format::StoredRef;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A committed page: its image until its record is durable, from then on the place of that.
 ///

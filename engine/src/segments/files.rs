@@ -1,7 +1,6 @@
 //! Segment files: opening, reading, writing, filling.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use rustc_hash::FxHashMap;
 
@@ -10,6 +9,8 @@ use super::forward::Forwards;
 use crate::error::{Error, Result};
 use crate::format::{BLOCK_BYTES, Identity, Malformed, StoredRef};
 use crate::io::{FileName, Io};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{FileNo, SegmentId};
 
 /// Something that is not what its reference says.
@@ -20,6 +21,9 @@ pub(crate) struct Damage {
     pub(crate) path: String,
     pub(crate) malformed: Malformed,
 }
+
+/// Bytes that are read without a look at the length of their file: more than any page has.
+const UNASKED_BYTES_MAX: u32 = 128 << 10;
 
 /// How a segment file gets its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +111,7 @@ impl SegmentFiles {
         places.forwards.forget_target(segment);
     }
 
-    fn places_mut(&self) -> std::sync::RwLockWriteGuard<'_, Places> {
+    fn places_mut(&self) -> crate::sync::RwLockWriteGuard<'_, Places> {
         self.places.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -189,8 +193,10 @@ impl SegmentFiles {
     ) -> Result<Result<T, Damage>> {
         loop {
             let before = self.place(reference.identity());
-            buffer.resize(reference.len as usize, 0);
-            let read = self.read_at(before.segment, before.offset(), buffer);
+            let read = self.check_length(before, reference.len).and_then(|()| {
+                buffer.resize(reference.len as usize, 0);
+                self.read_at(before.segment, before.offset(), buffer)
+            });
             let malformed = match read.map(|()| decode(buffer)) {
                 Ok(Ok(value)) => return Ok(Ok(value)),
                 Ok(Err(malformed)) => Ok(malformed),
@@ -202,6 +208,19 @@ impl SegmentFiles {
                 });
             }
         }
+    }
+
+    /// Fails, as a read would, if so much cannot be there: before memory is taken for it. What is no
+    /// longer than a page may be read without asking.
+    fn check_length(&self, place: Identity, bytes: u32) -> Result<()> {
+        if bytes <= UNASKED_BYTES_MAX {
+            return Ok(());
+        }
+        let file = self.file_of(place.segment)?;
+        let error = |source| self.error(file, "read", Some(place.offset()), source);
+        let file_bytes = self.get_file(file)?.len().map_err(error)?;
+        let is_there = place.offset() + u64::from(bytes) <= file_bytes;
+        if is_there { Ok(()) } else { Err(error(std::io::ErrorKind::UnexpectedEof.into())) }
     }
 
     /// Fills `bytes` from `offset` of a segment.

@@ -14,8 +14,7 @@ mod pace;
 mod room;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -29,6 +28,8 @@ use crate::error::{Error, Result};
 use crate::format::StoredRef;
 use crate::format::catalog::SegmentEntry;
 use crate::format::segment::SegmentKind;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{FileNo, Lsn, SegmentId};
 use pace::Pace;
 use room::{Demand, Room};

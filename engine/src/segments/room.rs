@@ -10,10 +10,10 @@
 //! the record.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Ready;
 use crate::format::{BLOCK_BYTES, batch};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::FileNo;
 
 /// Largest segment: its size must fit the 32-bit fields of the format.

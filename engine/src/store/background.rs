@@ -2,12 +2,12 @@
 //! checkpoints.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::Shared;
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Builder, JoinHandle, park, park_timeout};
 
 /// How often the maintenance thread looks for work.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(2);
@@ -36,13 +36,16 @@ impl Threads {
                 return Err(error);
             }
         }
+        // By this thread, which hands out the store: said by the flush thread itself, it could come too
+        // late for a request that the flush thread does not see yet either.
+        shared.core.log.set_flusher(threads.handles[0].thread().clone());
         Ok(threads)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place where the engine starts threads")]
     fn spawn(&mut self, name: &'static str, shared: &Arc<Shared>, run: Run) -> Result<()> {
         let (shared, stopping) = (Arc::clone(shared), Arc::clone(&self.stopping));
-        let handle = thread::Builder::new()
+        let handle = Builder::new()
             .name(name.to_owned())
             .spawn(move || run(&shared, &stopping))
             .map_err(|source| Error::Io {
@@ -67,21 +70,20 @@ impl Threads {
 
 /// Flushes when asked: at once if the last flush began an interval ago or nobody is at work who could
 /// add to it, else when one of the two will be so.
-fn flush(shared: &Shared, stopping: &AtomicBool) {
+pub(super) fn flush(shared: &Shared, stopping: &AtomicBool) {
     let core = &shared.core;
     let clock = &core.environment.clock;
     let interval = u64::try_from(core.tunables.flush_interval.as_nanos()).unwrap_or(u64::MAX);
-    core.log.set_flusher(thread::current());
     let mut began_ns = None;
     while !stopping.load(Ordering::Acquire) {
         if !core.log.is_requested() {
-            thread::park();
+            park();
             continue;
         }
         let now_ns = clock.monotonic_ns();
         let rest_ns = began_ns.map_or(0, |began: u64| interval.saturating_sub(now_ns - began));
         if rest_ns > 0 && !core.log.workers.all_rest() {
-            thread::park_timeout(Duration::from_nanos(rest_ns));
+            park_timeout(Duration::from_nanos(rest_ns));
             continue;
         }
         began_ns = Some(now_ns);
@@ -112,20 +114,20 @@ fn maintain(shared: &Shared, stopping: &AtomicBool) {
         let now_ns = clock.monotonic_ns();
         due_ns = due_ns.max(now_ns.saturating_sub(PACE_BEHIND_NS)) + took_ns;
         if due_ns > now_ns && !stopping.load(Ordering::Acquire) {
-            thread::park_timeout(Duration::from_nanos(due_ns - now_ns));
+            park_timeout(Duration::from_nanos(due_ns - now_ns));
         }
     };
     while !stopping.load(Ordering::Acquire) {
         match shared.maintain(&mut pace) {
             Ok(true) => {}
-            Ok(false) => thread::park_timeout(MAINTENANCE_INTERVAL),
+            Ok(false) => park_timeout(MAINTENANCE_INTERVAL),
             Err(error @ (Error::Poisoned { .. } | Error::Closed)) => {
                 tracing::debug!(%error, "the maintenance thread ends");
                 return;
             }
             Err(error) => {
                 tracing::warn!(%error, "background work failed; it will be tried again");
-                thread::park_timeout(ERROR_PAUSE);
+                park_timeout(ERROR_PAUSE);
             }
         }
     }

@@ -163,6 +163,7 @@ impl Shared {
             },
         };
         let outputs = std::mem::take(&mut self.cleaning().outputs);
+        let _span = tracing::debug_span!("clean").entered();
         let (outputs, result) = pass.run(&checkpointer, &victims, outputs);
         let moved = std::mem::take(&mut pass.moved);
         let cleaned = Cleaned { segments: moved.emptied, moved_bytes: moved.bytes };

@@ -7,6 +7,8 @@ mod cleaner;
 mod fork;
 mod group;
 mod holders;
+#[cfg(all(test, lapidary_loom))]
+mod interleavings;
 mod limits;
 mod recovery;
 mod references;
@@ -16,8 +18,7 @@ mod superblock;
 mod verify;
 mod worker;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use background::Threads;
 use catalog::Catalog;
@@ -40,6 +41,8 @@ use crate::format::record::{self, CatalogChange};
 use crate::log::Effect;
 use crate::name::FacetName;
 use crate::segments::{DirectoryLock, Purpose};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::types::{FacetId, Lsn, PageSize, StoreId, Ticket, Version};
 
 /// An open store: one log, its segments, and the facets in them.
@@ -116,6 +119,7 @@ pub struct FacetInfo {
 
 /// Figures of a store at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct StoreStat {
     /// Facets there are.
@@ -193,6 +197,12 @@ impl Store {
         self.shared.id
     }
 
+    /// What the store was opened in: its files, clocks and randomness.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.shared.core.environment
+    }
+
     /// Creates an empty facet. It is durable with the next commit or flush.
     ///
     /// # Errors
@@ -211,6 +221,16 @@ impl Store {
     pub fn open_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
         self.shared.core.log.check_usable()?;
         self.shared.open(name).ok_or_else(|| Error::FacetNotFound { name: name.to_string() })
+    }
+
+    /// Opens the facet of an id, whatever it is called now; `None` if it was deleted. An id is never
+    /// given to another facet of the store.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] or [`Error::Closed`].
+    pub fn facet_of_id(&self, id: FacetId) -> Result<Option<Arc<Facet>>> {
+        self.shared.core.log.check_usable()?;
+        Ok(self.shared.catalog_mut().by_id(id, &self.shared.core))
     }
 
     /// Opens a facet, creating it if it is not there.
@@ -468,11 +488,11 @@ impl Drop for Store {
 }
 
 impl Shared {
-    fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+    fn catalog(&self) -> crate::sync::RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn catalog_mut(&self) -> std::sync::RwLockWriteGuard<'_, Catalog> {
+    fn catalog_mut(&self) -> crate::sync::RwLockWriteGuard<'_, Catalog> {
         self.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -153,6 +153,8 @@ impl FileError {
             Self::Busy { .. } => HostErrorKind::Retry,
             Self::Sqlite { source, .. } => match source.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => HostErrorKind::NoSpace,
+                // It is a database, but not one for this SQLite: a later format, or larger than it can be.
+                Some(ErrorCode::Unknown | ErrorCode::TooBig) => HostErrorKind::InvalidInput,
                 _ => HostErrorKind::Io,
             },
             Self::Exists { .. } => HostErrorKind::AlreadyExists,

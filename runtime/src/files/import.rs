@@ -28,6 +28,7 @@ use super::{FileContent, FileError, FileProgress, FileStep, Listener, PAGES_PER_
 use crate::core_thread::Core;
 use crate::error::Result;
 use crate::facet::FacetHandle;
+use crate::schedule::Scope;
 
 /// What SQLite is asked to look at before a file is imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -245,7 +246,8 @@ impl FacetHandle {
     /// Step 4.
     fn publish(&self, staged: &Staged) -> Result<()> {
         let (from, to) = (staged.facet.name(), self.name.clone());
-        self.target.call(move |core: &mut Core| core.rename(&from, &to)).wait()
+        let scopes = vec![Scope::subtree(&to)];
+        self.target.call_over(scopes, move |core: &mut Core| core.rename(&from, &to)).wait()
     }
 }
 

@@ -94,21 +94,32 @@ pub(super) fn settle(
     let copy = directory.join("content.sqlite");
     let mut attempt =
         |from: &Path, flags| copy_content(from, flags, &copy, source, bytes_max, listener);
-    match attempt(&absolute, flags_for(&absolute)) {
-        Err(FileError::Sqlite { source: error, .. }) if must_be_written_to(&error) => {
-            let movable = copy_files(&absolute, directory, source)?;
-            attempt(&movable, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    // Beside an empty file (of one byte at most, to SQLite) it takes what is there for leftovers, and removes it even
+    // if it may only read.
+    if found.len() > 1 || !has_parts_beside(&absolute) {
+        match attempt(&absolute, flags_for(&absolute)) {
+            Err(FileError::Sqlite { source: error, .. }) if must_be_written_to(&error) => {}
+            outcome => return outcome,
         }
-        outcome => outcome,
     }
+    let movable = copy_files(&absolute, directory, source)?;
+    attempt(&movable, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
 /// Read-only where there is something beside the file: SQLite then leaves it. Where there is nothing,
 /// nothing is to be recovered, and a connection that may write takes away the `-wal` and `-shm` that a
 /// database in WAL mode gets by being read.
 fn flags_for(source: &Path) -> OpenFlags {
-    let settled = ["-wal", "-journal"].iter().all(|suffix| !beside(source, suffix).exists());
-    if settled { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY }
+    if has_parts_beside(source) {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+    }
+}
+
+/// Whether a log or a journal lies beside the file.
+fn has_parts_beside(source: &Path) -> bool {
+    ["-wal", "-journal"].iter().any(|suffix| beside(source, suffix).exists())
 }
 
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

@@ -5,28 +5,33 @@
 //! A closure that hides the interruption gains nothing: the commit hook turns each further commit of
 //! the call into a rollback.
 //!
+//! How a call is kept from taking memory: SQLite's allocator, which counts for each thread, refuses what
+//! would go beyond. The statement fails, and the commit hook does the rest.
+//!
 //! How a RENAME into a reserved name is met: the authorizer is not told the new name, but it is asked
 //! about the function `sqlite_rename_table`, of which every such statement is made. From then on the
-//! text of each statement that begins to run is looked at, and one that holds the reserved prefix
+//! text of each statement that begins to run is looked at, and one that holds both words
 //! trips the guard like a budget.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lapidary_engine::FacetName;
+use lapidary_vfs::{ThreadUse, watch_statements};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::authorizer::{decide, names_reserved};
-use super::call::{self, Running};
+use super::authorizer::{decide, renames_to_reserved};
+use super::call::{self, Running, ThreadSpan, Used};
 use super::policy::{Isolation, Rules};
+use super::statements::Statements;
 use crate::abort::Interrupt;
 use crate::error::{Budget, HostError, Result};
-use crate::meter::Meter;
+use crate::meter::{Count, Meter};
 
 /// VM steps between two looks at the budget; some 10 microseconds. SQLite counts them on from one run
 /// of a prepared statement to the next.
@@ -43,13 +48,15 @@ enum Trip {
     Time,
     Steps,
     Reserved,
+    Memory,
+    ReadOnly,
 }
 
 /// What the hooks of a connection share. They run on the thread that uses it, one at a time: the
 /// atomics are for the compiler, and never contended.
 #[derive(Debug)]
-struct State {
-    meter: Arc<Meter>,
+pub(super) struct State {
+    pub(super) meter: Arc<Meter>,
     /// Of a writer, whose calls can be aborted.
     interrupt: Option<Arc<Interrupt>>,
     steps_left: AtomicU64,
@@ -57,14 +64,34 @@ struct State {
     deadline: AtomicU64,
     tripped: AtomicU8,
     rename_prepared: AtomicBool,
+    /// What the thread's processor clock and the clock above showed after the first [`STEPS`] of the
+    /// call, in nanoseconds; 0 before.
+    clocks_at: [AtomicU64; 2],
+    /// Bytes of memory that the connection holds.
+    memory_bytes: AtomicI64,
+    /// Whether the call may change nothing.
+    read_only: AtomicBool,
+    /// Whether the commit is not the call's own.
+    shares_commit: AtomicBool,
     /// The newest refusal of the authorizer.
     refused: Mutex<Option<String>>,
 }
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NONE)
+}
+
 fn nanos_now() -> u64 {
-    u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(NONE)
+    nanos(EPOCH.elapsed())
+}
+
+/// What the processor's clock of the calling thread shows.
+fn cpu_nanos() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 impl State {
@@ -77,13 +104,16 @@ impl State {
             1 => Trip::Time,
             2 => Trip::Steps,
             3 => Trip::Reserved,
+            4 => Trip::ReadOnly,
+            // SQLite has told the statement; what the closure makes of that does not count.
+            _ if call::was_refused_memory() => Trip::Memory,
             _ => Trip::No,
         }
     }
 
     /// Whether the running statement is to be interrupted.
     fn progress(&self) -> bool {
-        self.meter.add_steps(STEPS_EACH);
+        self.note_clocks();
         if call::host_speaks() {
             return false;
         }
@@ -109,7 +139,7 @@ impl State {
         false
     }
 
-    fn authorize(&self, rules: &Rules, context: &AuthContext<'_>) -> Authorization {
+    fn authorize(&self, rules: Option<&Rules>, context: &AuthContext<'_>) -> Authorization {
         // A trigger or view of the facet's own does not speak for the host, though the host's
         // statement sets it off.
         if call::host_speaks() && context.accessor.is_none() {
@@ -127,17 +157,47 @@ impl State {
         }
     }
 
-    fn begins(&self, sql: &str) {
+    /// Asking the processor's clock takes as long as some hundred VM steps, so short calls do without.
+    fn note_clocks(&self) {
+        let [cpu, wall] = &self.clocks_at;
+        if cpu.load(Ordering::Relaxed) == 0 {
+            cpu.store(cpu_nanos(), Ordering::Relaxed);
+            wall.store(nanos_now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Processor time of a call.
+    fn cpu_nanos(&self, used: &Used) -> u64 {
+        let elapsed = nanos(used.elapsed);
+        let [cpu, wall] = &self.clocks_at;
+        let noted = cpu.load(Ordering::Relaxed);
+        if noted == 0 {
+            return elapsed;
+        }
+        let began = nanos(used.began.saturating_duration_since(*EPOCH));
+        let until_noted = wall.load(Ordering::Relaxed).saturating_sub(began);
+        elapsed.min(until_noted + cpu_nanos().saturating_sub(noted))
+    }
+
+    /// Counts what was used on the thread while the connection was.
+    fn count_thread(&self, used: ThreadUse) {
+        self.meter.add(Count::BytesRead, used.read_bytes);
+        self.meter.add(Count::BytesWritten, used.written_bytes);
+        let before = self.memory_bytes.fetch_add(used.memory_bytes, Ordering::Relaxed);
+        self.meter.note_memory(u64::try_from(before + used.memory_peak_bytes).unwrap_or(0));
+    }
+
+    pub(super) fn begins(&self, sql: &[u8]) {
         if self.rename_prepared.load(Ordering::Relaxed)
             && !call::host_speaks()
-            && names_reserved(sql)
+            && renames_to_reserved(sql)
         {
             self.trip(Trip::Reserved);
         }
     }
 }
 
-/// A connection's policy, in force.
+/// A connection's policy, in force, and its place in the facet's meter.
 #[derive(Debug)]
 pub(crate) struct Guard {
     state: Arc<State>,
@@ -147,9 +207,11 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Puts `policy` in force on `connection`, before anything of the facet's own runs on it.
+    /// Puts `policy` in force on `connection`, before anything of the facet's own runs on it. `opening` is
+    /// the opening of the connection, up to here.
     pub(crate) fn new(
         connection: &mut Connection,
+        opening: ThreadSpan,
         name: &FacetName,
         (policy, generation): (Arc<Isolation>, u64),
         meter: Arc<Meter>,
@@ -163,6 +225,10 @@ impl Guard {
             deadline: AtomicU64::new(NONE),
             tripped: AtomicU8::new(Trip::No as u8),
             rename_prepared: AtomicBool::new(false),
+            clocks_at: [AtomicU64::new(0), AtomicU64::new(0)],
+            memory_bytes: AtomicI64::new(0),
+            read_only: AtomicBool::new(false),
+            shares_commit: AtomicBool::new(false),
             refused: Mutex::new(None),
         });
         for (limit, most) in &policy.limits {
@@ -174,43 +240,32 @@ impl Guard {
             // SQLite takes a negative number as KiB.
             connection.execute_batch(&format!("PRAGMA cache_size=-{kib}"))?;
         }
-        let mut events = TraceEventCodes::empty();
         if let Some(rules) = &policy.rules {
             harden(connection, rules)?;
-            let (rules, with_state) = (rules.clone(), Arc::clone(&state));
-            connection.authorizer(Some(move |context: AuthContext<'_>| {
-                with_state.authorize(&rules, &context)
-            }))?;
-            events |= TraceEventCodes::SQLITE_TRACE_STMT;
         }
+        let (with_policy, with_state) = (Arc::clone(&policy), Arc::clone(&state));
+        connection.authorizer(Some(move |context: AuthContext<'_>| {
+            with_state.authorize(with_policy.rules.as_ref(), &context)
+        }))?;
         let with_state = Arc::clone(&state);
         connection.progress_handler(STEPS, Some(move || with_state.progress()))?;
         let with_state = Arc::clone(&state);
         connection.commit_hook(Some(move || {
-            let refused = with_state.tripped() != Trip::No;
+            // Asked of transactions that have written alone.
+            if with_state.read_only.load(Ordering::Relaxed) {
+                with_state.trip(Trip::ReadOnly);
+            }
+            let is_another_s =
+                with_state.shares_commit.load(Ordering::Relaxed) && !call::host_speaks();
+            let refused = is_another_s || with_state.tripped() != Trip::No;
             if !refused {
-                with_state.meter.add_commit();
+                with_state.meter.add(Count::Commits, 1);
             }
             refused
         }))?;
-        let slow = slow_statement.unwrap_or(Duration::MAX);
-        if slow_statement.is_some() {
-            events |= TraceEventCodes::SQLITE_TRACE_PROFILE;
-        }
-        if !events.is_empty() {
-            let (with_state, facet) = (Arc::clone(&state), name.clone());
-            connection.trace_v2(
-                events,
-                Some(move |event: TraceEvent<'_>| match event {
-                    TraceEvent::Stmt(_, sql) => with_state.begins(sql),
-                    TraceEvent::Profile(statement, elapsed) if elapsed >= slow => {
-                        // Without the values that were bound to it.
-                        tracing::warn!(%facet, sql = %statement.sql(), ?elapsed, "slow statement");
-                    }
-                    _ => {}
-                }),
-            )?;
-        }
+        let statements = Statements::new(Arc::clone(&state), name.clone(), slow_statement);
+        watch_statements(connection, statements)?;
+        state.count_thread(opening.end());
         Ok(Self { state, policy, generation })
     }
 
@@ -237,11 +292,61 @@ impl Guard {
         let steps = policy.call_steps_max.unwrap_or(NONE);
         self.state.steps_left.store(steps, Ordering::Relaxed);
         self.state.trip(Trip::No);
+        self.state.clocks_at[0].store(0, Ordering::Relaxed);
+        self.state.read_only.store(false, Ordering::Relaxed);
+        self.state.shares_commit.store(false, Ordering::Relaxed);
         let most = (
             policy.result_rows_max.unwrap_or(u64::MAX),
             policy.result_bytes_max.unwrap_or(u64::MAX),
         );
-        Running::begin(most, connection.total_changes())
+        Running::begin(most, policy.call_memory_max, connection.total_changes())
+    }
+
+    /// How long the facet is to rest after a call that began then and ended in `outcome`.
+    pub(crate) fn rest<T>(&self, outcome: &Result<T>, began: Instant) -> Option<Duration> {
+        let is_overrun = matches!(
+            outcome,
+            Err(HostError::BudgetExceeded { budget: Budget::Time(_) | Budget::Steps(_), .. })
+        );
+        let rest = || began.elapsed().saturating_mul(self.policy.overrun_rest);
+        is_overrun.then(rest).filter(|rest| !rest.is_zero())
+    }
+
+    fn count(&self, connection: &Connection, used: &Used) {
+        let meter = &self.state.meter;
+        meter.add(Count::Calls, 1);
+        meter.add(Count::BusyNanos, nanos(used.elapsed));
+        meter.add(Count::CpuNanos, self.state.cpu_nanos(used));
+        meter.add(Count::BytesReturned, used.bytes);
+        let written = connection.total_changes().saturating_sub(used.changes_before);
+        meter.add(Count::RowsWritten, written);
+        self.state.count_thread(used.thread);
+        meter.note_changed();
+    }
+
+    /// The call that has begun may change nothing.
+    pub(crate) fn forbid_writes(&self) {
+        self.state.read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// The call that has begun is not to commit: the host will, for several.
+    pub(crate) fn share_commit(&self) {
+        self.state.shares_commit.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing of the call may go on.
+    pub(crate) fn has_tripped(&self) -> bool {
+        self.state.tripped() != Trip::No
+    }
+
+    /// Lets the host commit what others than the call that tripped have done.
+    pub(crate) fn pardon(&self) {
+        self.state.trip(Trip::No);
+    }
+
+    /// The call has written, and must not.
+    pub(crate) fn refuse_write(&self) {
+        self.state.trip(Trip::ReadOnly);
     }
 
     /// The call has ended. What the guard refused in it takes the place of what SQLite made of that.
@@ -252,12 +357,19 @@ impl Guard {
         name: &FacetName,
         outcome: Result<T>,
     ) -> Result<T> {
+        let tripped = self.state.tripped();
         let used = running.end();
-        let written = connection.total_changes().saturating_sub(used.changes_before);
-        self.state.meter.add_call(&used, written);
+        self.count(connection, &used);
         let facet = || name.clone();
-        match self.state.tripped() {
+        match tripped {
             Trip::No => {}
+            Trip::Memory => {
+                let most = self.policy.call_memory_max.unwrap_or_default();
+                return Err(HostError::BudgetExceeded {
+                    facet: Some(facet()),
+                    budget: Budget::Memory(most),
+                });
+            }
             Trip::Time => {
                 let most = self.policy.call_time_max.unwrap_or_default();
                 return Err(HostError::BudgetExceeded {
@@ -276,6 +388,7 @@ impl Guard {
                 let what = "a name that the host keeps for itself".to_owned();
                 return Err(HostError::NotAllowed { facet: facet(), what });
             }
+            Trip::ReadOnly => return Err(HostError::ReadTransactionWrites { facet: facet() }),
         }
         let Err(error) = outcome else { return outcome };
         if error.is_refusal()

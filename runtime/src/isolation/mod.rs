@@ -5,6 +5,7 @@ pub(crate) mod call;
 mod guard;
 mod lists;
 mod policy;
+mod statements;
 pub(crate) mod transaction;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use lapidary_engine::FacetName;
 
-pub(crate) use call::{Used, count_row};
+pub(crate) use call::{Running, ThreadSpan, count_row};
 pub(crate) use guard::Guard;
 pub use policy::Isolation;
 

@@ -2,6 +2,7 @@
 //! when they are first needed. Every statement on them is in this module, and is the host's own to the
 //! facet's isolation.
 
+pub(crate) mod alarms;
 pub(crate) mod kv;
 pub(crate) mod meta;
 pub(crate) mod requests;

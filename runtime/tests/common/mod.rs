@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod clock;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex};

@@ -3,15 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod programs;
+mod reserved;
 mod sweeps;
 
 use std::num::NonZeroUsize;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
 
-use lapidary::{
-    FacetHandle, Host, HostConfig, HostError, HostErrorKind as Kind, Isolation, KvList, Schema,
-};
+use lapidary::{FacetHandle, Host, HostConfig, HostError, HostErrorKind as Kind, Isolation};
 
 const CASES: &[(Kind, &str)] = &[
     (Kind::NotAllowed, "ATTACH '/etc/passwd' AS x"),
@@ -105,70 +104,41 @@ fn a_closure_that_hides_the_interruption_commits_nothing() {
 }
 
 #[test]
-fn what_the_host_keeps_in_a_facet_is_out_of_reach() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = HostConfig::new()
-        .cores(NonZeroUsize::MIN)
-        .pin_cores(false)
-        .isolation(Isolation::untrusted());
-    let host = Host::open(directory.path().join("store"), config).unwrap();
-    let schema = Schema::new().sql("CREATE TABLE t(a)").step(|tx| {
-        tx.execute("INSERT INTO t VALUES (1)", ())?;
-        Ok(())
-    });
-    let facet = host.facet("a").unwrap().with_schema(&schema);
-    facet.kv().put("key", "value").wait().unwrap();
-    let reply = facet.once("request", |tx| {
-        tx.kv().put("other", "value")?;
-        Ok(b"done".to_vec())
-    });
-    assert_eq!(reply.wait().unwrap(), b"done");
-    let tables = facet.query(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '\\_lapidary%' ESCAPE '\\'",
-        (),
-        |row| row.get::<_, String>(0),
-    );
-    let tables = tables.wait().unwrap();
-    assert!(tables.len() >= 3, "{tables:?}");
-    for table in tables {
-        for sql in [
-            format!("SELECT * FROM {table}"),
-            format!("SELECT * FROM t WHERE EXISTS (SELECT 1 FROM {table})"),
-            format!("DELETE FROM {table}"),
-            format!("DROP TABLE {table}"),
-            format!("ALTER TABLE {table} RENAME TO mine"),
-            format!("ALTER TABLE {table} ADD COLUMN mine"),
-            format!("CREATE INDEX i ON {table}(rowid)"),
-            format!("CREATE TRIGGER r AFTER INSERT ON {table} BEGIN SELECT 1; END"),
-        ] {
-            let error = facet.execute_batch(sql.clone()).wait().unwrap_err();
-            assert!(matches!(error.kind(), Kind::NotAllowed | Kind::Statement), "{sql}: {error}");
-        }
-        // These are allowed until they reach for the table.
-        for sql in [
-            format!("CREATE VIEW v AS SELECT * FROM {table}"),
-            format!(
-                "CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO {table} VALUES (1, 2); END"
-            ),
-            format!("CREATE TABLE child(x REFERENCES {table}(key) ON DELETE CASCADE)"),
-        ] {
-            let _ = facet.execute_batch(sql).wait();
-        }
-        for sql in ["SELECT * FROM v", "INSERT INTO t VALUES (2)"] {
-            let _ = facet.execute_batch(sql).wait();
-        }
-        facet.execute_batch("DROP VIEW IF EXISTS v; DROP TRIGGER IF EXISTS r").wait().unwrap();
-        facet.execute_batch("DROP TABLE IF EXISTS child").wait().unwrap();
+fn a_facet_that_uses_up_its_budget_rests() {
+    let neighbours = Neighbours::new();
+    let policy = |times| {
+        let steps = Isolation::untrusted().call_time_max(None).call_steps_max(Some(50_000));
+        neighbours.host.set_isolation("a", Some(steps.overrun_rest(times))).unwrap();
+    };
+    policy(u32::MAX);
+    // What fails for another reason is no overrun.
+    assert_eq!(neighbours.kind_of("SELECT no_such_function()"), Some(Kind::Statement));
+    assert_eq!(neighbours.kind_of("ATTACH 'x' AS x"), Some(Kind::NotAllowed));
+    assert_eq!(neighbours.kind_of(ENDLESS), Some(Kind::BudgetExceeded));
+    for _ in 0..3 {
+        let error = neighbours.run("SELECT 1").unwrap_err();
+        assert_eq!(error.kind(), Kind::Retry, "{error}");
+        assert!(matches!(error, HostError::Resting { .. }), "{error}");
     }
-    let listed = facet.kv().list(KvList::new()).wait().unwrap();
-    let pair = |key: &str| (key.as_bytes().to_vec(), b"value".to_vec());
-    assert_eq!(listed, [pair("key"), pair("other")]);
-    let again = facet.once("request", |_| panic!("done before"));
-    assert_eq!(again.wait().unwrap(), b"done");
-    assert_eq!(
-        facet.query("SELECT a FROM t LIMIT 1", (), |row| row.get::<_, i64>(0)).wait().unwrap(),
-        [1]
-    );
+    // The neighbour, and what is durable of the facet itself.
+    for handle in [&neighbours.neighbour, &neighbours.hostile] {
+        handle.read(|c| Ok(c.query_row("SELECT a FROM t", (), |_| Ok(()))?)).unwrap();
+    }
+    neighbours.neighbour.execute("UPDATE t SET a = a", ()).wait().unwrap();
+    // It comes to an end.
+    let other = neighbours.host.facet("c").unwrap();
+    neighbours
+        .host
+        .set_isolation(
+            "c",
+            Some(Isolation::untrusted().call_steps_max(Some(10_000)).overrun_rest(2)),
+        )
+        .unwrap();
+    let endless = other.query(ENDLESS, (), |_| Ok(()));
+    assert_eq!(endless.wait().unwrap_err().kind(), Kind::BudgetExceeded);
+    while let Err(error) = other.query("SELECT 1", (), |_| Ok(())).wait() {
+        assert_eq!(error.kind(), Kind::Retry, "{error}");
+    }
 }
 
 /// Two facets on one core: one is hostile, the other lives beside it.

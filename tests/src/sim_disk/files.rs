@@ -137,6 +137,10 @@ impl IoFile for SimFile {
             .ok()
             .and_then(|start| content.get(start..start.checked_add(bytes.len())?));
         bytes.copy_from_slice(source.ok_or(io::ErrorKind::UnexpectedEof)?);
+        if state.rotten_reads.remove(&number) && !bytes.is_empty() {
+            let at = state.chance.index(bytes.len());
+            bytes[at] ^= 1 << state.chance.below(8);
+        }
         Ok(())
     }
 

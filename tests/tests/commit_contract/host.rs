@@ -1,7 +1,7 @@
 //! What a reply of the host says.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use lapidary::{Host, HostConfig, HostErrorKind};
 use lapidary_engine::{Background, Environment, FileName, StoreOptions};
@@ -124,4 +124,54 @@ fn host_reply_when_a_quota_is_exceeded() {
     assert!(error.to_string().contains(&format!("its quota of {used} bytes")), "{error}");
     facet.execute("INSERT INTO t VALUES (3)", ()).wait().unwrap();
     assert_eq!(rows(&host), 2);
+}
+
+/// The sums of two facets, between which a unit is moved.
+fn sums(host: &Host) -> (i64, i64) {
+    let sum = |facet: &str| {
+        let facet = host.facet(facet).unwrap();
+        facet.read(|c| Ok(c.query_row("SELECT sum(n) FROM t", [], |row| row.get(0))?)).unwrap()
+    };
+    (sum("bank/one"), sum("bank/other"))
+}
+
+#[test]
+fn host_transaction_over_several_facets_is_there_whole_or_not_at_all() {
+    let disk = HookedDisk::new(SimDisk::new(1));
+    let host = host_on(&disk);
+    for facet in ["bank/one", "bank/other"] {
+        let facet = host.facet(facet).unwrap();
+        facet.execute_batch("CREATE TABLE t(n); INSERT INTO t VALUES (100)").wait().unwrap();
+    }
+    for round in 1..=12_u32 {
+        // Power is lost before the batch is synced, and once more when the reply is here.
+        let copies = Arc::<Mutex<Vec<SimDisk>>>::default();
+        let copied = Arc::clone(&copies);
+        disk.before(Moment::SegmentSync, move |hooked| {
+            for survival in
+                [Survival::Nothing, Survival::Everything, Survival::Random(round.into())]
+            {
+                copied.lock().unwrap().push(hooked.disk.after_crash(survival));
+            }
+        });
+        let call = host.transaction_over(["bank/one", "bank/other"], |facets| {
+            facets[0].execute("INSERT INTO t VALUES (-1)", ())?;
+            facets[1].execute("INSERT INTO t VALUES (1)", ())?;
+            Ok(())
+        });
+        call.wait().unwrap();
+        let reply = disk.disk.after_crash(Survival::Nothing);
+        let moved = i64::from(round);
+        let copies = std::mem::take(&mut *copies.lock().unwrap());
+        assert_eq!(copies.len(), 3);
+        for copy in copies {
+            let found = sums(&host_on(&HookedDisk::new(copy)));
+            assert!(
+                [(101 - moved, 99 + moved), (100 - moved, 100 + moved)].contains(&found),
+                "{found:?}"
+            );
+        }
+        assert_eq!(sums(&host_on(&HookedDisk::new(reply))), (100 - moved, 100 + moved));
+    }
+    host.shutdown().unwrap();
 }

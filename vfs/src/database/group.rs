@@ -14,9 +14,14 @@
 //! super-journal or a phase two, commits all that are there. Whatever else SQLite asks of the handle
 //! takes the transaction back first, with what has become of it: a ROLLBACK finds it as it was.
 //!
-//! Tests: `tests/vfs/groups.rs`.
+//! A host's transaction over several connections has a family of its own, for as long as its gate
+//! collects: each connection's phase two gives its transaction there, and the host commits them. SQLite
+//! takes them for committed by then, so if that fails the handles are broken, and are to be closed.
+//!
+//! Tests: `tests/vfs/groups.rs`, `tests/vfs/collecting.rs`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lapidary_engine::{Facet, FacetId, Store, Ticket, Writer};
@@ -62,13 +67,19 @@ struct Families {
     sweep_at: usize,
 }
 
+/// What an error says when a transaction is not what its connection believes it to be.
+const COLLECTED_WAS_USED: &str = "a connection was used between its COMMIT and the commit it was \
+     collected for, which is refused: it needs `locking_mode=EXCLUSIVE`";
+
 /// The open databases of one connection in one store.
 #[derive(Debug)]
-pub(super) struct Family {
+pub(crate) struct Family {
     store: Arc<Store>,
-    /// Address of the `sqlite3`.
+    /// Address of the `sqlite3`; 0 for what a gate collects from several.
     pub(super) connection: usize,
     members: Mutex<Vec<Member>>,
+    /// Whether a member was taken back before the commit, which is not to be made then.
+    left: AtomicBool,
 }
 
 /// A transaction that has been through phase one.
@@ -110,7 +121,7 @@ impl Groups {
             families.sweep_at = SWEEP_AT_LEAST.max(2 * families.by_connection.len());
         }
         let store = Arc::clone(store);
-        let family = Arc::new(Family { store, connection, members: Mutex::default() });
+        let family = Arc::new(Family::new(store, connection));
         families.by_connection.insert(key, Arc::downgrade(&family));
         family
     }
@@ -145,6 +156,33 @@ impl Groups {
 }
 
 impl Family {
+    pub(crate) fn new(store: Arc<Store>, connection: usize) -> Self {
+        Self { store, connection, members: Mutex::default(), left: AtomicBool::new(false) }
+    }
+
+    /// A member was taken back, and with it what the others were to be committed with.
+    pub(super) fn note_left(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    /// Commits what a gate has collected, or gives it all up.
+    pub(crate) fn commit_collected(&self) -> Result<(), Failure> {
+        if self.left.load(Ordering::Relaxed) {
+            self.give_up();
+            return Err(Failure::of(Operation::Commit, COLLECTED_WAS_USED));
+        }
+        self.commit()
+    }
+
+    /// Gives up all that wait for the commit.
+    pub(crate) fn give_up(&self) {
+        let mut members = locked(&self.members);
+        for member in members.iter_mut().filter(|member| member.outcome.is_none()) {
+            member.transaction.discard();
+            member.outcome = Some(Outcome::Failed);
+        }
+    }
+
     /// Whether the connection may have other databases than the one that asks.
     pub(super) fn is_shared(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1

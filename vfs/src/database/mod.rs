@@ -34,8 +34,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lapidary_engine::{Facet, HeldPages, Snapshot, Store, Ticket, View};
 use rusqlite::ffi as sqlite;
 
-use self::group::{Family, Member, Outcome};
-pub(crate) use self::group::{Groups, SuperJournalIsOpen};
+pub(crate) use self::group::{Family, Groups, SuperJournalIsOpen};
+use self::group::{Member, Outcome};
 use self::transaction::{Committed, Transaction};
 use self::visible::VisibleHeader;
 use crate::error::{Failure, Operation};
@@ -44,6 +44,7 @@ use crate::gate::GateState;
 use crate::header;
 use crate::scratch::SEVERAL_FILES;
 use crate::stores::{OpenStore, OpenedFacet};
+use crate::thread_use::{add_read, add_written};
 
 /// What an error says about a rollback journal that is switched off.
 const NO_JOURNAL: &str = "journal_mode=OFF is refused: SQLite could not take a failed statement back, and a half-done \
@@ -52,6 +53,10 @@ const NO_JOURNAL: &str = "journal_mode=OFF is refused: SQLite could not take a f
 /// What an error says about WAL mode.
 pub(crate) const NO_WRITE_AHEAD_LOG: &str = "WAL mode is refused: readers and a writer go side by side here without it; use \
      `PRAGMA journal_mode=DELETE`";
+
+/// What an error says about a handle whose transaction was given up after its COMMIT.
+const COLLECTED_FAILED: &str = "the commit of several connections failed after SQLite had ended this \
+     one's transaction: close the connection";
 
 /// What an error says about a reader that asks to keep its lock.
 const NO_EXCLUSIVE_READER: &str = "locking_mode=EXCLUSIVE is refused on a read-only connection: it \
@@ -89,6 +94,8 @@ pub(crate) struct DatabaseFile {
     groups: Arc<Groups>,
     /// Of the connection that opened the file, or was the last to end a phase one.
     family: Option<Arc<Family>>,
+    /// What the gate collects, if the transaction is there.
+    collected_in: Option<Arc<Family>>,
     visible: VisibleHeader,
     /// The version of the past that is read, if it is not the newest.
     fixed: Option<Snapshot>,
@@ -115,6 +122,7 @@ impl DatabaseFile {
         Self {
             groups,
             family: None,
+            collected_in: None,
             held: facet.held_pages(),
             mmap_limit: 0,
             store,
@@ -230,9 +238,19 @@ impl DatabaseFile {
     /// Takes the transaction back from the family, if it is there, with what has become of it.
     fn resume(&mut self) {
         let Hold::Prepared(_) = self.hold else { return };
-        let family = self.family.as_ref().expect("who is prepared has a family");
+        let collected_in = self.collected_in.take();
+        let family = collected_in.as_ref().or(self.family.as_ref());
+        let family = family.expect("who is prepared has a family");
         let member = family.take(self.facet.id()).expect("who is prepared is in the family");
         let mut transaction = member.transaction;
+        if collected_in.is_some() {
+            match member.outcome {
+                None => family.note_left(),
+                // SQLite's cache has what was not committed, and takes it for committed.
+                Some(Outcome::Failed) => self.broken = Some(COLLECTED_FAILED.to_owned()),
+                Some(_) => {}
+            }
+        }
         match member.outcome {
             None | Some(Outcome::Unchanged) => {}
             Some(Outcome::Committed(committed)) => {
@@ -295,6 +313,7 @@ impl File for DatabaseFile {
             }),
         };
         let filled = filled.map_err(|error| Failure::from_engine(Operation::Read, &error))?;
+        add_read(into.len());
         // No commit of this crate lets such a page in, but the engine takes any. SQLite would refuse
         // it too, without a word.
         if offset == 0 && !self.is_dirty() && into.first_chunk().is_some_and(header::is_wal) {
@@ -335,6 +354,7 @@ impl File for DatabaseFile {
             .write(offset, bytes)
             .map_err(|error| Failure::from_engine(Operation::Write, &error))?;
         self.visible.wrote(offset, bytes);
+        add_written(bytes.len());
         Ok(())
     }
 
@@ -447,6 +467,14 @@ impl File for DatabaseFile {
         {
             let family = Arc::clone(family);
             self.prepare(&family);
+        }
+        if let Durability::Gated(gate) = &self.durability
+            && let Some(collecting) = gate.collecting()
+            && self.is_dirty()
+        {
+            self.prepare(&collecting);
+            self.collected_in = Some(collecting);
+            return Ok(());
         }
         if let (Hold::Prepared(_), Some(family)) = (&self.hold, &self.family) {
             let committed = family.commit();

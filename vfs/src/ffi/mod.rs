@@ -25,6 +25,8 @@
 mod api;
 mod barrier;
 mod forked;
+#[cfg(not(feature = "loadable_extension"))]
+mod heap;
 mod io_methods;
 mod journal;
 mod libraries;
@@ -36,15 +38,21 @@ mod signals;
 mod slot;
 mod statements;
 mod vfs_methods;
+#[cfg(feature = "bundled")]
+mod watch;
 
 #[cfg(feature = "loadable_extension")]
 pub use api::use_host_sqlite;
 pub(crate) use forked::{Generation, OPENED_BEFORE_FORK, PerProcess};
+#[cfg(not(feature = "loadable_extension"))]
+pub use heap::{has_heap_refusal, limit_thread_heap, replace_heap_refusal, thread_heap_bytes};
 pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;
 pub(crate) use signals::with_signals_blocked;
 pub use statements::close_connection;
+#[cfg(feature = "bundled")]
+pub use watch::{RunningStatement, StatementWatch, watch_statements};
 
 #[cfg(test)]
 mod tests;

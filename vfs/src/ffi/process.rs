@@ -17,7 +17,7 @@ pub(crate) fn configure(settings: &ProcessSettings) -> bool {
             c_int::from(settings.memory_statistics),
         )
     };
-    if code != sqlite::SQLITE_OK {
+    if code != sqlite::SQLITE_OK || !super::heap::install() {
         return false;
     }
     // SAFETY: LOOKASIDE takes two ints; as above.

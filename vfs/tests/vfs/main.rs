@@ -5,6 +5,7 @@
 mod adapter;
 mod backup;
 mod cache;
+mod collecting;
 mod concurrency;
 mod durability;
 mod fetch;
@@ -19,3 +20,4 @@ mod quota;
 mod refusals;
 mod root_hash;
 mod transactions;
+mod watch;

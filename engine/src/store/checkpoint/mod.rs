@@ -27,7 +27,6 @@ mod parts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashSet;
 
@@ -50,6 +49,7 @@ use crate::format::{BLOCK_BYTES, Identity, StoredRef};
 use crate::log::PartPlace;
 use crate::map::{self, Unwritten};
 use crate::segments::Purpose;
+use crate::sync::atomic::Ordering;
 use crate::types::{FacetId, Lsn, SegmentId};
 
 /// Takes checkpoints, one at a time.
@@ -116,6 +116,7 @@ impl Shared {
     }
 
     pub(super) fn checkpoint_with(&self, checkpointer: &mut Checkpointer) -> Result<()> {
+        let _span = tracing::debug_span!("checkpoint").entered();
         let core = &self.core;
         // If anything below panics, what was captured is in no checkpoint and never will be.
         let _unwinding = core.log.poison_if_unwinding();

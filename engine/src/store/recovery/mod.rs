@@ -34,8 +34,7 @@ mod replay;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 pub(super) use log::Spot;
 pub(super) use scan::readable_headers;
@@ -57,6 +56,8 @@ use crate::format::{Malformed, StoredRef};
 use crate::io::{DirectoryState, FileName, Io};
 use crate::log::{Log, LogWriter};
 use crate::segments::{Damage, SegmentFiles, Segments};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Mutex, RwLock};
 use crate::types::{FacetId, FileNo, Incarnation, Lsn, SegmentId, StoreId};
 use replay::Replay;
 use rustc_hash::FxHashSet;
