@@ -11,7 +11,7 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use super::{DurableSignal, Event, Inbox, Mailbox, Post, Refused, mailbox};
+use super::{DurableSignal, Event, Inbox, Mailbox, Moved, Post, Refused, mailbox};
 use crate::core_thread::Core;
 use crate::error::HostError;
 use crate::schedule::LaneKey;
@@ -86,10 +86,11 @@ fn enter(mailbox: &Mailbox, gone: &Arc<AtomicUsize>) -> bool {
     let call: Box<dyn Task> = Box::new(Counted { gone: Arc::clone(gone) });
     let (lane, mut post) = (LaneKey::of(None), Post { call, scopes: None });
     loop {
-        match mailbox.enter(&lane, 1, post, Some(&waker)) {
-            Ok(()) => return true,
-            Err(Refused::Closed) => return false,
-            Err(Refused::Full(_, back)) => post = back,
+        match mailbox.enter(&lane, 1, 0, post, Some(&waker)) {
+            Ok(Ok(())) => return true,
+            Ok(Err(Refused::Closed)) => return false,
+            Ok(Err(Refused::Full(_, back))) => post = back,
+            Err(Moved(_)) => unreachable!("nothing moves here"),
         }
         alarm.wait();
     }
