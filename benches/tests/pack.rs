@@ -9,8 +9,9 @@ use std::process::{Command, Output};
 use rusqlite::Connection;
 use serde_json::Value;
 
-const ARMS: [&str; 6] = [
+const ARMS: [&str; 7] = [
     "lapidary",
+    "lapidary-core",
     "lapidary-vfs",
     "sqlite-wal-full",
     "sqlite-wal-normal",
@@ -64,7 +65,14 @@ fn every_arm_has_every_figure_and_finds_its_turns_again() {
     assert!(report["machine"]["sqlite"].as_str().unwrap().starts_with("3."));
     for (name, arm) in &arms {
         assert_eq!(arm["facets"], 40);
-        for key in ["create_per_s", "turns_per_s", "reads_per_s", "cpu_us_per_turn"] {
+        for key in [
+            "create_per_s",
+            "turns_per_s",
+            "reads_per_s",
+            "fork_per_s",
+            "delete_per_s",
+            "cpu_us_per_turn",
+        ] {
             assert!(number(arm, key) > 0.0, "{name}: {key}");
         }
         assert!(number(&arm["turn_us"], "p99") >= number(&arm["turn_us"], "p50"), "{name}");

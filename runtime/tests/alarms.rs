@@ -451,7 +451,9 @@ fn an_aborted_facet_is_looked_at_again() {
     let (facet, other) = (on_second(), on_second());
     facet.alarms().set("x", at(1_000), "").wait().unwrap();
     let (go, wait) = channel::<()>();
-    let busy = other.run(move |_| Ok(wait.recv().is_ok()));
+    let (began, has_begun) = channel::<()>();
+    let busy = other.run(move |_| Ok(began.send(()).is_ok() && wait.recv().is_ok()));
+    has_begun.recv().unwrap();
     fixture.advance_to(&host, 1_000);
     await_that("the alarm's call waits", || {
         host.stat().wait().unwrap().cores[1].calls_waiting == 1

@@ -258,8 +258,15 @@ impl Store {
     pub fn delete_facet(&self, name: &FacetName) -> Result<Ticket> {
         let shared = &self.shared;
         let core = &shared.core;
-        let admission =
-            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Delete)?;
+        let admit = || core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Delete);
+        let admission = match admit() {
+            Err(Error::NoSpace { .. }) => {
+                // What is kept for a checkpoint may be all there is. It gives more back.
+                self.checkpoint()?;
+                admit()?
+            }
+            admitted => admitted?,
+        };
         let mut catalog = shared.catalog_mut();
         let facets = catalog.remove_subtree(name, core);
         if facets.is_empty() {

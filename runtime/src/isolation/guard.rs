@@ -48,8 +48,8 @@ enum Trip {
     Time,
     Steps,
     Reserved,
-    Memory,
     ReadOnly,
+    Memory,
 }
 
 /// What the hooks of a connection share. They run on the thread that uses it, one at a time: the

@@ -192,8 +192,11 @@ impl Opener for Files {
 
     /// A copy by SQLite's own means, since the file alone is not all that was acknowledged.
     fn fork(&self, facet: FacetIndex, open: &Connection) -> Result<Option<Connection>> {
-        let mut fork = self.connect_new(&self.fork_path(facet))?;
+        let mut fork = self.connect(&self.fork_path(facet), OpenFlags::SQLITE_OPEN_CREATE)?;
+        self.set_synchronous(&fork)?;
         copy_database(open, &mut fork).doing(|| format!("forking {}", facet.name()))?;
+        // Not before: in WAL mode the copy could not have pages of another size.
+        self.set_journal_mode(&fork)?;
         // Closed, it is a single file in every mode.
         fork.close().map_err(|(_, error)| error).doing(|| format!("forking {}", facet.name()))?;
         Ok(None)
