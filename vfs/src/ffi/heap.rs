@@ -58,16 +58,8 @@ pub fn replace_heap_refusal(refused: bool) -> bool {
 
 /// Puts the allocator in front of SQLite's. Before SQLite is first used; `false` if it is too late.
 pub(super) fn install() -> bool {
-    let mut methods = sqlite::sqlite3_mem_methods {
-        xMalloc: None,
-        xFree: None,
-        xRealloc: None,
-        xSize: None,
-        xRoundup: None,
-        xInit: None,
-        xShutdown: None,
-        pAppData: ptr::null_mut(),
-    };
+    // SAFETY: functions, each of which may be missing, and a pointer: all of them null is a value.
+    let mut methods: sqlite::sqlite3_mem_methods = unsafe { std::mem::zeroed() };
     // SAFETY: the operation fills in one structure of methods, which is given. If SQLite is in use, it is
     // refused.
     let code = unsafe { sqlite::sqlite3_config(sqlite::SQLITE_CONFIG_GETMALLOC, &raw mut methods) };
