@@ -138,14 +138,16 @@ impl IoFile for FaultyFile {
 #[test]
 fn a_plain_commit_waits_for_the_disk() {
     let io = FaultyIo::new();
-    let fixture = Fixture::on(Arc::new(io.clone()));
-    let connection = fixture.open("a");
+    // In the background segments are made ready, which takes syncs too.
+    let registration = manual_on(Arc::new(io.clone()));
+    let store = registration.store();
+    let connection = open(&registration, "a");
     fill(&connection, 1, 1);
     for _ in 0..5 {
         let before = io.syncs();
         connection.execute("INSERT INTO t(b) VALUES (1)", []).unwrap();
         assert!(io.syncs() > before);
-        assert!(fixture.store().is_durable(fixture.store().current_ticket()).unwrap());
+        assert!(store.is_durable(store.current_ticket()).unwrap());
     }
     let before = io.syncs();
     connection.execute_batch("BEGIN IMMEDIATE; COMMIT; BEGIN; SELECT * FROM t; COMMIT").unwrap();
@@ -155,10 +157,13 @@ fn a_plain_commit_waits_for_the_disk() {
 
 /// A store that flushes when it is told to.
 fn manual() -> Arc<Registration> {
+    manual_on(Arc::new(MemoryIo::new()))
+}
+
+fn manual_on(io: Arc<dyn Io>) -> Arc<Registration> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let options = StoreOptions { background: Background::Manual, ..StoreOptions::create() };
-    let environment = Environment::with_io(Arc::new(MemoryIo::new()));
-    let store = Store::open(environment, options).unwrap();
+    let store = Store::open(Environment::with_io(io), options).unwrap();
     let name = format!("manual-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     Registration::register(&name, store, VfsOptions::default()).unwrap()
 }
