@@ -6,7 +6,7 @@ mod common;
 use std::cell::Cell;
 use std::time::Duration;
 
-use common::{PATIENCE, await_that, config, disk, host, host_on};
+use common::{PATIENCE, await_that, config, facet_on_switch, host, host_on};
 use lapidary::{Host, HostErrorKind, KvList, MeterReading, rusqlite};
 use lapidary_engine::MemoryIo;
 
@@ -202,11 +202,8 @@ fn a_meter_outlives_its_connections_and_a_reset_takes_each_count_once() {
 
 #[test]
 fn usage_comes_when_it_is_durable() {
-    let (environment, switch) = disk(&MemoryIo::new());
-    let host = Host::open_in(environment, config(1)).unwrap();
+    let (_host, facet, switch) = facet_on_switch("a");
     let _release = switch.release_at_end();
-    let facet = host.facet("a").unwrap();
-    facet.execute("CREATE TABLE t(x)", ()).wait().unwrap();
     switch.hold();
     let insert = facet.execute("INSERT INTO t VALUES (zeroblob(10000))", ());
     let mut usage = facet.usage();

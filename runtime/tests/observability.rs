@@ -9,8 +9,8 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
-use common::{await_that, config, disk, host, host_on};
-use lapidary::{Host, HostSnapshot, StoreOptions};
+use common::{await_that, config, facet_on_switch, host, host_on};
+use lapidary::{HostSnapshot, StoreOptions};
 use lapidary_engine::MemoryIo;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -138,11 +138,8 @@ impl Subscriber for Keeper {
 #[test]
 fn a_call_is_a_span_from_its_making_to_its_reply() {
     let keeper = keeper();
-    let (environment, switch) = disk(&MemoryIo::new());
-    let host = Host::open_in(environment, config(1)).unwrap();
+    let (host, facet, switch) = facet_on_switch("spans/1");
     let _release = switch.release_at_end();
-    let facet = host.facet("spans/1").unwrap();
-    facet.execute("CREATE TABLE t(x)", ()).wait().unwrap();
     // It is closed by the core, after the reply has left.
     await_that("the span is closed", || keeper.spans("call", "spans/1").len() == 1);
 
@@ -263,11 +260,8 @@ fn a_snapshot_has_what_a_dashboard_shows() {
 
 #[test]
 fn a_snapshot_is_there_when_calls_are_not() {
-    let (environment, switch) = disk(&MemoryIo::new());
-    let host = Host::open_in(environment, config(1)).unwrap();
+    let (host, facet, switch) = facet_on_switch("a");
     let _release = switch.release_at_end();
-    let facet = host.facet("a").unwrap();
-    facet.execute("CREATE TABLE t(x)", ()).wait().unwrap();
     switch.hold();
     let held = facet.execute("INSERT INTO t VALUES (1)", ());
     switch.await_sync();

@@ -163,7 +163,7 @@ pub use ffi::use_host_sqlite;
 #[cfg(feature = "bundled")]
 pub use ffi::{RunningStatement, StatementWatch, watch_statements};
 #[cfg(not(feature = "loadable_extension"))]
-pub use ffi::{has_heap_refusal, limit_thread_heap, replace_heap_refusal, thread_heap_bytes};
+pub use ffi::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};
 pub use gate::{Collecting, Gate};
 pub use names::facet_uri;
 #[cfg(not(feature = "loadable_extension"))]
@@ -173,3 +173,5 @@ pub use root_hash::{ROOT_HASH_MASK, RootHashError, root_hash_of_file, root_hash_
 pub use stat::{facet_json, store_json};
 pub use stores::{OpenStore, OpenedFacet, PathVfs};
 pub use thread_use::ThreadUse;
+#[cfg(not(feature = "loadable_extension"))]
+pub use thread_use::thread_heap_bytes;

@@ -30,8 +30,12 @@ pub struct ThreadUse {
 struct Counters {
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
-    memory_bytes: Cell<i64>,
-    memory_peak_bytes: Cell<i64>,
+    /// All that SQLite has taken on the thread, less what it has given back there.
+    heap_bytes: Cell<i64>,
+    /// What `heap_bytes` was when what is counted began.
+    heap_bytes_before: Cell<i64>,
+    /// The most that `heap_bytes` has been since.
+    heap_bytes_peak: Cell<i64>,
 }
 
 thread_local! {
@@ -39,8 +43,9 @@ thread_local! {
         Counters {
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
-            memory_bytes: Cell::new(0),
-            memory_peak_bytes: Cell::new(0),
+            heap_bytes: Cell::new(0),
+            heap_bytes_before: Cell::new(0),
+            heap_bytes_peak: Cell::new(0),
         }
     };
 }
@@ -48,11 +53,17 @@ thread_local! {
 impl ThreadUse {
     /// Has the thread go on counting from here, and returns what it had counted.
     pub fn replace(self) -> Self {
-        COUNTERS.with(|counters| Self {
-            read_bytes: counters.read_bytes.replace(self.read_bytes),
-            written_bytes: counters.written_bytes.replace(self.written_bytes),
-            memory_bytes: counters.memory_bytes.replace(self.memory_bytes),
-            memory_peak_bytes: counters.memory_peak_bytes.replace(self.memory_peak_bytes),
+        COUNTERS.with(|counters| {
+            let heap_bytes = counters.heap_bytes.get();
+            let new_before = heap_bytes - self.memory_bytes;
+            let before = counters.heap_bytes_before.replace(new_before);
+            let peak = counters.heap_bytes_peak.replace(new_before + self.memory_peak_bytes);
+            Self {
+                read_bytes: counters.read_bytes.replace(self.read_bytes),
+                written_bytes: counters.written_bytes.replace(self.written_bytes),
+                memory_bytes: heap_bytes - before,
+                memory_peak_bytes: peak - before,
+            }
         })
     }
 }
@@ -70,10 +81,19 @@ pub(crate) fn add_written(bytes: usize) {
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) fn add_memory(bytes: i64) {
     COUNTERS.with(|counters| {
-        let now = counters.memory_bytes.get() + bytes;
-        counters.memory_bytes.set(now);
-        if now > counters.memory_peak_bytes.get() {
-            counters.memory_peak_bytes.set(now);
+        let now = counters.heap_bytes.get() + bytes;
+        counters.heap_bytes.set(now);
+        if now > counters.heap_bytes_peak.get() {
+            counters.heap_bytes_peak.set(now);
         }
     });
+}
+
+/// Bytes that SQLite has allocated on this thread less those it has freed here: what one thread
+/// allocates and another frees counts for the first and against the second, so only differences on one
+/// thread say something. 0 unless [`configure_process`](crate::configure_process) came in time.
+#[cfg(not(feature = "loadable_extension"))]
+#[must_use]
+pub fn thread_heap_bytes() -> i64 {
+    COUNTERS.with(|counters| counters.heap_bytes.get())
 }

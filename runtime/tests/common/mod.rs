@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use lapidary::{Environment, Host, HostConfig};
+use lapidary::{Environment, FacetHandle, Host, HostConfig};
 use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, MemoryIo};
 
 /// Long enough for anything that is to happen; reached only by a failing test.
@@ -156,6 +156,15 @@ pub(crate) fn disk(memory: &MemoryIo) -> (Environment, Switch) {
     let switch = Switch::default();
     let io = SwitchedIo { inner: memory.clone(), switch: switch.clone() };
     (Environment::with_io(Arc::new(io)), switch)
+}
+
+/// A host on a disk whose syncs obey the switch, and its facet `name`, which has a table `t(x)`.
+pub(crate) fn facet_on_switch(name: &str) -> (Host, FacetHandle, Switch) {
+    let (environment, switch) = disk(&MemoryIo::new());
+    let host = Host::open_in(environment, config(1)).unwrap();
+    let facet = host.facet(name).unwrap();
+    facet.execute("CREATE TABLE t(x)", ()).wait().unwrap();
+    (host, facet, switch)
 }
 
 /// Defaults, on `cores` threads left to the scheduler, since tests run side by side.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use rusqlite::ffi as sqlite;
 
-use crate::thread_use::add_memory;
+use crate::thread_use::{add_memory, thread_heap_bytes};
 
 type Malloc = unsafe extern "C" fn(c_int) -> *mut c_void;
 type Realloc = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
@@ -25,17 +25,8 @@ struct Own {
 static OWN: OnceLock<Own> = OnceLock::new();
 
 thread_local! {
-    static HEAP_BYTES: Cell<i64> = const { Cell::new(0) };
     static LIMIT_BYTES: Cell<i64> = const { Cell::new(i64::MAX) };
     static REFUSED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Bytes that SQLite has allocated on this thread less those it has freed here: what one thread
-/// allocates and another frees counts for the first and against the second, so only differences on one
-/// thread say something. 0 unless [`configure_process`](crate::configure_process) came in time.
-#[must_use]
-pub fn thread_heap_bytes() -> i64 {
-    HEAP_BYTES.get()
 }
 
 /// From now on SQLite is refused on this thread what would take [`thread_heap_bytes`] above `bytes`: it
@@ -81,16 +72,11 @@ pub(super) fn install() -> bool {
 
 /// Whether `more` bytes are within the limit.
 fn admits(more: i64) -> bool {
-    let admitted = HEAP_BYTES.get().saturating_add(more) <= LIMIT_BYTES.get();
+    let admitted = thread_heap_bytes().saturating_add(more) <= LIMIT_BYTES.get();
     if !admitted {
         REFUSED.set(true);
     }
     admitted
-}
-
-fn count(more: i64) {
-    HEAP_BYTES.set(HEAP_BYTES.get().wrapping_add(more));
-    add_memory(more);
 }
 
 unsafe extern "C" fn counted_malloc(bytes: c_int) -> *mut c_void {
@@ -102,7 +88,7 @@ unsafe extern "C" fn counted_malloc(bytes: c_int) -> *mut c_void {
     let memory = unsafe { (own.malloc)(bytes) };
     if !memory.is_null() {
         // SAFETY: as above, with memory that came from it.
-        count(i64::from(unsafe { (own.size)(memory) }));
+        add_memory(i64::from(unsafe { (own.size)(memory) }));
     }
     memory
 }
@@ -118,7 +104,7 @@ unsafe extern "C" fn counted_realloc(memory: *mut c_void, bytes: c_int) -> *mut 
     let memory = unsafe { (own.realloc)(memory, bytes) };
     if !memory.is_null() {
         // SAFETY: as above.
-        count(i64::from(unsafe { (own.size)(memory) }) - before);
+        add_memory(i64::from(unsafe { (own.size)(memory) }) - before);
     }
     memory
 }
@@ -126,7 +112,7 @@ unsafe extern "C" fn counted_realloc(memory: *mut c_void, bytes: c_int) -> *mut 
 unsafe extern "C" fn counted_free(memory: *mut c_void) {
     let Some(own) = OWN.get() else { return };
     // SAFETY: SQLite's own function, with memory that came from it: SQLite frees nothing else, and not null.
-    count(-i64::from(unsafe { (own.size)(memory) }));
+    add_memory(-i64::from(unsafe { (own.size)(memory) }));
     // SAFETY: as above; nobody uses it after this.
     unsafe { (own.free)(memory) };
 }

@@ -45,7 +45,7 @@ mod watch;
 pub use api::use_host_sqlite;
 pub(crate) use forked::{Generation, OPENED_BEFORE_FORK, PerProcess};
 #[cfg(not(feature = "loadable_extension"))]
-pub use heap::{has_heap_refusal, limit_thread_heap, replace_heap_refusal, thread_heap_bytes};
+pub use heap::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};
 pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;

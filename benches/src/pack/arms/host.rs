@@ -128,8 +128,8 @@ struct Callers {
     log_buffer: usize,
 }
 
-type Answer = (Request, Instant, Result<Reply>);
-type BatchAnswer = (Vec<Request>, Instant, Result<()>);
+/// To one request, or to several that were one call.
+type Answer<R> = (R, Instant, Result<Reply>);
 
 impl Callers {
     fn handle(&self, facet: FacetIndex) -> &FacetHandle {
@@ -137,7 +137,11 @@ impl Callers {
     }
 
     /// Sends the call and returns the future of its answer.
-    fn call(&self, request: Request, started: Instant) -> impl Future<Output = Answer> + use<> {
+    fn call(
+        &self,
+        request: Request,
+        started: Instant,
+    ) -> impl Future<Output = Answer<[Request; 1]>> + use<> {
         let handle = self.handle(request.facet());
         let statements = self.statements;
         let call = match request {
@@ -173,7 +177,7 @@ impl Callers {
         };
         Either::Right(async move {
             let outcome = call.await.doing(|| describe(&request));
-            (request, started, outcome)
+            ([request], started, outcome)
         })
     }
 
@@ -183,7 +187,7 @@ impl Callers {
         load: &mut Load<'_>,
         first: Request,
         started: Instant,
-    ) -> impl Future<Output = BatchAnswer> + use<> {
+    ) -> impl Future<Output = Answer<Vec<Request>>> + use<> {
         let facet = first.facet();
         let statements = self.statements;
         let further = (1..self.batch).map(|_| load.another_turn(facet));
@@ -191,7 +195,7 @@ impl Callers {
         let turns: Vec<Turn> = requests.iter().filter_map(Request::turn).copied().collect();
         let call = self.handle(facet).run(move |connection| {
             turns.iter().try_for_each(|turn| statements.turn(connection, turn))?;
-            Ok(())
+            Ok(Reply::Done)
         });
         async move {
             let outcome = call.await.doing(|| describe(&first));
@@ -199,38 +203,30 @@ impl Callers {
         }
     }
 
-    /// Keeps `in_flight` turns outstanding, in calls of `batch`.
-    fn drive_batches(&self, load: &mut Load<'_>, first: (Request, Instant)) -> Result<()> {
-        let calls_max = self.in_flight.div_ceil(self.batch);
+    /// Keeps `calls_max` calls outstanding, each made by `send`.
+    fn drive_calls<R, F>(
+        load: &mut Load<'_>,
+        first: (Request, Instant),
+        calls_max: usize,
+        send: impl Fn(&mut Load<'_>, Request, Instant) -> F,
+    ) -> Result<()>
+    where
+        R: AsRef<[Request]>,
+        F: Future<Output = Answer<R>>,
+    {
         let mut calls = FuturesUnordered::new();
-        calls.push(self.call_batch(load, first.0, first.1));
+        calls.push(send(load, first.0, first.1));
         pollster::block_on(async {
             loop {
                 while calls.len() < calls_max {
                     let Some((request, started)) = load.next() else { break };
-                    calls.push(self.call_batch(load, request, started));
+                    calls.push(send(load, request, started));
                 }
                 let Some((requests, started, outcome)) = calls.next().await else { return Ok(()) };
-                outcome?;
-                for request in &requests {
-                    load.done(request, started, Reply::Done);
+                let reply = outcome?;
+                for request in requests.as_ref() {
+                    load.done(request, started, reply.clone());
                 }
-            }
-        })
-    }
-
-    /// Keeps `in_flight` calls outstanding.
-    fn drive_calls(&self, load: &mut Load<'_>, first: (Request, Instant)) -> Result<()> {
-        let mut calls = FuturesUnordered::new();
-        calls.push(self.call(first.0, first.1));
-        pollster::block_on(async {
-            loop {
-                while calls.len() < self.in_flight {
-                    let Some((request, started)) = load.next() else { break };
-                    calls.push(self.call(request, started));
-                }
-                let Some((request, started, outcome)) = calls.next().await else { return Ok(()) };
-                load.done(&request, started, outcome?);
             }
         })
     }
@@ -289,16 +285,23 @@ impl Client for Callers {
         match (first.0, &self.template) {
             (Request::Create(_), Some(template)) => self.drive_copies(load, first, template),
             (Request::Read(_) | Request::ReadCold(_), _) => self.drive_reads(load, first),
-            (Request::Turn(..), _) if self.batch > 1 => self.drive_batches(load, first),
-            _ => self.drive_calls(load, first),
+            (Request::Turn(..), _) if self.batch > 1 => {
+                let calls_max = self.in_flight.div_ceil(self.batch);
+                let send = |load: &mut Load<'_>, request, at| self.call_batch(load, request, at);
+                Self::drive_calls(load, first, calls_max, send)
+            }
+            _ => {
+                let send = |_: &mut Load<'_>, request, at| self.call(request, at);
+                Self::drive_calls(load, first, self.in_flight, send)
+            }
         }
     }
 }
 
 /// The answer to a request whose call has nothing to tell but that it is done.
-async fn answer(request: Request, started: Instant, call: Call<()>) -> Answer {
+async fn answer(request: Request, started: Instant, call: Call<()>) -> Answer<[Request; 1]> {
     let outcome = call.await.doing(|| describe(&request));
-    (request, started, outcome.map(|()| Reply::Done))
+    ([request], started, outcome.map(|()| Reply::Done))
 }
 
 fn describe(request: &Request) -> String {
