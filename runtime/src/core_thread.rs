@@ -272,9 +272,7 @@ impl Core {
             }
         }
         if let Err(error) = &outcome {
-            // A lock that is taken means a snapshot that is old; after a failure of the store the
-            // connection's cache is not to be trusted; one that ran out of memory gives back what it has.
-            keep &= !error.is_busy() && !error.is_store_failure() && !error.is_out_of_memory();
+            keep &= !error.spoils_connection();
         }
         let outcome = outcome.map_err(|error| error.within(name).or_stopped(&self.shared.store));
         writer.note_commits(self.gate.last_ticket());

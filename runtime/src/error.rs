@@ -541,13 +541,20 @@ impl HostError {
             || source.to_string().contains("not authorized")
     }
 
+    /// Whether the connection that it came from is not to be used again: a lock that is taken means a
+    /// snapshot that is old; after a failure of the store its cache is not to be trusted; one that ran out
+    /// of memory gives back what it has.
+    pub(crate) fn spoils_connection(&self) -> bool {
+        self.is_busy() || self.is_store_failure() || self.is_out_of_memory()
+    }
+
     /// Whether a call was refused memory.
-    pub(crate) fn is_out_of_memory(&self) -> bool {
+    fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::BudgetExceeded { budget: Budget::Memory(_), .. })
     }
 
     /// Whether SQLite could not take a lock.
-    pub(crate) fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         match self {
             Self::Sql { source, .. } => {
                 matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseBusy))

@@ -193,7 +193,7 @@ impl Core {
             }
         }
         if let Err(error) = &outcome {
-            *keep &= !error.is_busy() && !error.is_store_failure() && !error.is_out_of_memory();
+            *keep &= !error.spoils_connection();
             if writers.iter().any(|writer| writer.interrupt().is_aborted()) {
                 names.iter().try_for_each(|name| start.epoch.check(name))?;
             }

@@ -198,7 +198,7 @@ impl Core {
         });
         let mut keep = !*panicked && !writer.interrupt().is_aborted();
         let failed = committed.err().map(|error| {
-            keep &= !error.is_busy() && !error.is_store_failure();
+            keep &= !error.spoils_connection();
             let rolled_back = writer.is_autocommit() || statements::rollback(writer).is_ok();
             keep &= rolled_back;
             error.within(&name).or_stopped(&self.shared.store)
