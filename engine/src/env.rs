@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::io::{Io, PosixIo, UringIo};
@@ -36,22 +36,14 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The operating system's files below `directory`, its clocks, its random generator. The log is
-    /// written through io_uring if the kernel lets this process use it, and as by
-    /// [`posix`](Self::posix) if not; a `tracing` event says so, once in the life of the process.
+    /// The operating system's files below `directory`, its clocks, its random generator. Files are
+    /// read and written through POSIX calls, which is what takes the log to the disk soonest.
     #[must_use]
     pub fn system(directory: impl AsRef<Path>) -> Self {
-        let directory = directory.as_ref();
-        Self::with_io(uring_or_posix(UringIo::new(directory), directory))
-    }
-
-    /// As [`system`](Self::system), with POSIX calls alone.
-    #[must_use]
-    pub fn posix(directory: impl AsRef<Path>) -> Self {
         Self::with_io(Arc::new(PosixIo::new(directory.as_ref())))
     }
 
-    /// As [`system`](Self::system), with io_uring or not at all.
+    /// As [`system`](Self::system), with the log written through io_uring.
     ///
     /// # Errors
     /// As [`UringIo::new`] has them.
@@ -66,17 +58,6 @@ impl Environment {
             io,
             clock: Arc::new(SystemClock { start: Instant::now() }),
             entropy: Arc::new(SystemEntropy),
-        }
-    }
-}
-
-fn uring_or_posix(probed: io::Result<UringIo>, directory: &Path) -> Arc<dyn Io> {
-    static SAID: Once = Once::new();
-    match probed {
-        Ok(uring) => Arc::new(uring),
-        Err(error) => {
-            SAID.call_once(|| tracing::info!(%error, "no io_uring: files go through POSIX calls"));
-            Arc::new(PosixIo::new(directory))
         }
     }
 }
@@ -105,22 +86,5 @@ impl Entropy for SystemEntropy {
     /// If the operating system has no randomness to give, which leaves no safe way on.
     fn fill(&self, bytes: &mut [u8]) {
         getrandom::fill(bytes).expect("the operating system gives random bytes");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn where_io_uring_is_refused_files_go_through_posix() {
-        let directory = tempfile::tempdir().unwrap();
-        for refusal in [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported] {
-            let io = uring_or_posix(Err(refusal.into()), directory.path());
-            assert_eq!(io.backend(), "posix");
-        }
-        let expected = if UringIo::new(directory.path()).is_ok() { "io_uring" } else { "posix" };
-        assert_eq!(Environment::system(directory.path()).io.backend(), expected);
-        assert_eq!(Environment::posix(directory.path()).io.backend(), "posix");
     }
 }

@@ -52,8 +52,8 @@
 //!
 //! # Features
 //!
-//! None. Whether the log goes through io_uring or POSIX calls is found out when a store is opened
-//! ([`StoreStat::io_backend`]).
+//! None. The log goes through POSIX calls, or io_uring with [`Environment::uring`]
+//! ([`StoreStat::io_backend`] says which).
 
 /// The example of `README.md`, run.
 #[cfg(doctest)]

@@ -147,7 +147,7 @@ fn a_store_that_cannot_be_written() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     let store = Store::open(
-        Environment::posix(&path),
+        Environment::system(&path),
         StoreOptions {
             format: FormatParams { segment_bytes_min: 64 << 10, segment_bytes_max: 64 << 10 },
             background: Background::Manual,

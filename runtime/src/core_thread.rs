@@ -11,6 +11,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
 use lapidary_engine::{Facet, FacetName, Store, Ticket, Worker};
 use lapidary_vfs::{Gate, thread_heap_bytes};
@@ -64,6 +65,7 @@ pub(crate) struct Core {
     /// Tells the store when there is nothing to do.
     worker: Worker,
     pub(crate) counters: Arc<CoreCounters>,
+    idle_poll: Duration,
     /// Aborts up to this one are done.
     epoch: Arc<Epoch>,
     pub(crate) hooks: Hooks,
@@ -91,6 +93,7 @@ impl Core {
             worker,
             shared,
             counters,
+            idle_poll: config.idle_poll,
             epoch,
             hooks,
             resting,
@@ -115,7 +118,10 @@ impl Core {
                 Event::Durable => self.release(),
             }
             event = match inbox.try_next() {
-                Some(task) => Event::Task(task),
+                Some(task) => {
+                    self.output.ask();
+                    Event::Task(task)
+                }
                 // What was sent before the host was closed is in the mailbox by now, and served
                 // below.
                 None if self.shared.is_closed() && inbox.is_empty() => break,
@@ -138,7 +144,8 @@ impl Core {
     /// Sleeps until there is something to do. What is to be flushed need not wait for more of it.
     fn sleep(&mut self, inbox: &Inbox) -> Event {
         self.worker.rest();
-        let event = inbox.next();
+        self.output.ask_at_rest(&self.worker);
+        let event = inbox.next(self.idle_poll);
         self.worker.resume();
         event
     }

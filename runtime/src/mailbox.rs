@@ -22,11 +22,11 @@
 mod interleavings;
 mod sync;
 
-use std::hint;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use lapidary_engine::FacetName;
 use sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
@@ -66,11 +66,6 @@ struct State {
     /// Who knows of an earlier state of the placement looks again: something has moved away.
     placement: u64,
 }
-
-/// Looks around before the core sleeps: each twice as long after the one before it, then each after
-/// another thread had the processor.
-const LINGER_SPINS: u32 = 7;
-const LINGER_YIELDS: u32 = 4;
 
 /// Why a call did not enter.
 pub(crate) enum Refused {
@@ -202,10 +197,9 @@ impl Inbox {
         self.0.lock().schedule.has_next_of_turn(|task| task.joins())
     }
 
-    /// Sleeps until there is something to do.
-    pub(crate) fn next(&self) -> Event {
-        // Loom looks around at every step anyway.
-        let mut lingered = cfg!(lapidary_loom);
+    /// Looks out for something to do for as long as `poll`, then sleeps until there is.
+    pub(crate) fn next(&self, poll: Duration) -> Event {
+        let mut polled = poll.is_zero();
         loop {
             let mut state = match Self::take(self.0.lock()) {
                 Ok(task) => return Event::Task(task),
@@ -214,11 +208,11 @@ impl Inbox {
             if self.take_durable() {
                 return Event::Durable;
             }
-            if !lingered {
+            if !polled {
                 self.0.stirred.store(false, Ordering::Relaxed);
                 drop(state);
-                lingered = true;
-                self.linger();
+                polled = true;
+                self.poll(poll);
                 continue;
             }
             state.is_asleep = true;
@@ -228,18 +222,15 @@ impl Inbox {
         }
     }
 
-    /// Waits a little, some microseconds and a few turns of the scheduler, for something to do: who
-    /// sends a call and finds the core awake need not ask the system to wake it.
-    fn linger(&self) {
-        for step in 0..LINGER_SPINS + LINGER_YIELDS {
-            if self.0.stirred.load(Ordering::Relaxed) || self.0.durable.load(Ordering::Relaxed) {
+    /// Waits up to `time` for something to do: who sends a call and finds the core awake need not ask
+    /// the system to wake it. Lets others have the processor meanwhile.
+    fn poll(&self, time: Duration) {
+        let began = Instant::now();
+        while !self.0.stirred.load(Ordering::Relaxed) && !self.0.durable.load(Ordering::Relaxed) {
+            if began.elapsed() >= time {
                 return;
             }
-            if step < LINGER_SPINS {
-                (0..1 << step).for_each(|_| hint::spin_loop());
-            } else {
-                thread::yield_now();
-            }
+            thread::yield_now();
         }
     }
 

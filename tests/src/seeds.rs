@@ -31,7 +31,7 @@ impl SeedVariables {
         }
         let count = number(self.count).unwrap_or(fixed);
         let mut bytes = [0; 8];
-        Environment::posix(".").entropy.fill(&mut bytes);
+        Environment::system(".").entropy.fill(&mut bytes);
         let fresh = u64::from_le_bytes(bytes);
         // Asked for more, run others than the fixed ones, else repeating finds nothing new.
         let first = if count > fixed { fresh } else { 0 };

@@ -19,7 +19,7 @@ pub fn register() -> Arc<Registration> {
 /// The same in files in `directory`, whose pages SQLite can read in place.
 #[must_use]
 pub fn register_in(directory: &Path) -> Arc<Registration> {
-    register_with(Environment::posix(directory))
+    register_with(Environment::system(directory))
 }
 
 fn register_with(environment: Environment) -> Arc<Registration> {

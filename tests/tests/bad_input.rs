@@ -19,7 +19,7 @@ const BLOCK: usize = 4096;
 const PAGE: usize = 1024;
 
 fn open(path: &Path, create: bool) -> Result<std::sync::Arc<Store>, Error> {
-    Store::open(Environment::posix(path), StoreOptions { create, ..StoreOptions::default() })
+    Store::open(Environment::system(path), StoreOptions { create, ..StoreOptions::default() })
 }
 
 fn refusal(path: &Path, create: bool) -> Error {

@@ -332,7 +332,7 @@ fn a_store_of_format_1_is_read_without_changing_a_byte() {
     check(&store);
     store.close().unwrap();
     drop(store);
-    let environment = Environment::posix(directory.path().join("store"));
+    let environment = Environment::system(directory.path().join("store"));
     let report = Store::verify_offline(environment, &mut |_| ()).unwrap();
     assert!(report.is_clean(), "{:#?}", report.findings);
     assert!(image_of(&*io) == golden(), "a byte of the store has changed");

@@ -19,7 +19,7 @@ use crate::content::PageContent;
 pub(crate) const CALM: Duration = Duration::from_millis(3000);
 
 pub(crate) fn open(directory: &Path, options: StoreOptions) -> Result<Arc<Store>> {
-    Store::open(Environment::posix(directory), options)
+    Store::open(Environment::system(directory), options)
         .doing(|| format!("opening the store in {}", directory.display()))
 }
 

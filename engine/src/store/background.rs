@@ -94,6 +94,7 @@ pub(super) fn flush(shared: &Shared, stopping: &AtomicBool) {
             tracing::debug!(%error, "the flush thread ends");
             return;
         }
+        core.log.note_time(clock.monotonic_ns() - now_ns);
     }
 }
 

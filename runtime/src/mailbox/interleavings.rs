@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lapidary_engine::Ticket;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -99,7 +99,7 @@ fn enter(mailbox: &Mailbox, gone: &Arc<AtomicUsize>) -> bool {
 /// As `Core::run` does it, until the host is closed and nothing is left: how many calls it took.
 fn serve(inbox: &Inbox, is_closed: &AtomicBool) -> usize {
     let mut calls = 0;
-    let mut event = inbox.next();
+    let mut event = inbox.next(Duration::ZERO);
     loop {
         match event {
             Event::Task(task) => {
@@ -112,7 +112,7 @@ fn serve(inbox: &Inbox, is_closed: &AtomicBool) -> usize {
         event = match inbox.try_next() {
             Some(task) => Event::Task(task),
             None if is_closed.load(Ordering::Acquire) => break,
-            None => inbox.next(),
+            None => inbox.next(Duration::ZERO),
         };
     }
     while let Some(task) = inbox.try_next() {
@@ -200,7 +200,7 @@ fn a_core_hears_of_everything_durable() {
         };
         publish(&durable, &signal);
         while durable.load(Ordering::Acquire) < 2 {
-            assert!(matches!(inbox.next(), Event::Durable));
+            assert!(matches!(inbox.next(Duration::ZERO), Event::Durable));
         }
         other.join().expect("no panic");
     });
