@@ -239,3 +239,49 @@ fn kept_files_are_real_databases() {
         .unwrap();
     assert!(turns > 0);
 }
+
+#[test]
+fn every_arm_updates_rows_of_large_databases_and_says_how_it_does_at_a_rate() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = "--workload large --size-mib 1 --facets 4 --seconds 0.3 --load 20,60";
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    let (report, arms) = figures(directory.path(), &arguments);
+    assert_eq!(report["workload"]["name"], "large");
+    assert_eq!(report["workload"]["size_mib"], 1);
+    assert_eq!(arms.len(), ARMS.len());
+    for (name, arm) in &arms {
+        assert!(number(arm, "turns_verified") > 0.0, "{name}");
+        if name != "sqlite-inmem" {
+            // A thousand rows of 900 bytes each.
+            assert!(number(arm, "disk_created_kib_per_facet") >= 900.0, "{name}: {arm}");
+        }
+        let load = arm["load"].as_array().unwrap();
+        let percents: Vec<_> =
+            load.iter().map(|point| point["percent"].as_u64().unwrap()).collect();
+        assert_eq!(percents, [20, 60], "{name}");
+        for point in load {
+            assert!(number(point, "turns_per_s") > 0.0, "{name}");
+            assert!(number(&point["turn_us"], "p50") > 0.0, "{name}");
+        }
+        let offered = |index: usize| number(&load[index], "offered_per_s");
+        assert!((offered(1) / offered(0) - 3.0).abs() < 0.01, "{name}");
+        assert!(arm["mixed_reads_per_s"].is_null(), "{name}");
+    }
+    let refused = pack(directory.path(), &["--workload", "large", "--template", "shop.sqlite"]);
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("--template"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn every_arm_reads_between_turns() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, arms) =
+        figures(directory.path(), &["--workload", "readers", "--facets", "20", "--seconds", "0.3"]);
+    for name in ARMS {
+        let arm = &arms[name];
+        let (turns, reads) = (number(arm, "turns_per_s"), number(arm, "mixed_reads_per_s"));
+        // Nine to one, as chance has it.
+        assert!(reads > 3.0 * turns && turns > 0.0, "{name}: {reads} reads, {turns} turns");
+        assert!(arm["mixed_read_us"].is_object(), "{name}");
+    }
+}

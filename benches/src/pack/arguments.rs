@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::workload::Work;
+
 const EXAMPLES: &str = "\
 Examples:
   pack                                      every arm, 1,000 facets, 3 seconds each
@@ -15,6 +17,9 @@ Examples:
   pack --cores 1 --arms lapidary-vfs,sqlite-wal-full
                                             one thread each: the latency of one durable turn
   pack --template shop.sqlite --facets 200  every facet starts as a copy of your own database
+  pack --workload large --facets 16         databases of 64 MiB, rows updated at random
+  pack --workload readers                   nine reads to each turn
+  pack --load 25,50,75,90                   latency at parts of the rate that each arm reached
   pack --json result.json --store /mnt/fast figures to a file, files on another disk
   pack --report pack.html                   figures and plots as a page for the browser
   pack --seconds 1 --sweep 100,1000,10000 --report sweep.html
@@ -35,10 +40,24 @@ const SWEEP_TIME_MAX: f64 = 300.0;
 #[derive(Parser, Clone, Debug)]
 #[command(name = "pack", version, about, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Databases ("facets") per arm
-    #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    facets: u32,
+    /// Databases ("facets") per arm [default: 1,000; 16 of the workload "large"]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    facets: Option<u32>,
+
+    /// What is done in the databases
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = WorkloadName::Agents)]
+    workload: WorkloadName,
+
+    /// Size of each database of the workload "large"
+    #[arg(long, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    size_mib: u32,
+
+    /// After the turns, measure their latency where they come at these parts of the rate that the arm
+    /// has reached, in percent, separated by commas: whether or not those before are answered yet
+    #[arg(long, value_name = "LIST", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) load: Vec<u32>,
 
     /// Run the arms at each of these facet counts, separated by commas, and show what a facet costs
     /// against their number. An arm that cannot run at a count, for want of time, memory or disk,
@@ -128,12 +147,16 @@ impl Arguments {
     /// The facet counts, ascending: one, or those of the sweep.
     pub(crate) fn facet_counts(&self) -> Vec<u32> {
         if !self.is_sweep() {
-            return vec![self.facets];
+            return vec![self.facets.unwrap_or_else(|| self.workload.facets())];
         }
         let mut counts = self.sweep.clone();
         counts.sort_unstable();
         counts.dedup();
         counts
+    }
+
+    pub(crate) fn work(&self) -> Work {
+        Work { name: self.workload, size_mib: self.size_mib }
     }
 
     pub(crate) fn is_sweep(&self) -> bool {
@@ -163,6 +186,36 @@ fn positive(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(number) if (1..=1_000_000).contains(&number) => Ok(number),
         _ => Err("give a whole number between 1 and 1000000".to_owned()),
+    }
+}
+
+/// What is done in the databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WorkloadName {
+    /// Small databases that grow: a turn adds a message and sets a row of state
+    Agents,
+    /// As agents, with nine reads of the newest messages to each turn
+    Readers,
+    /// Databases of --size-mib each: a turn updates a row, each as likely
+    Large,
+}
+
+impl WorkloadName {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Agents => "agents",
+            Self::Readers => "readers",
+            Self::Large => "large",
+        }
+    }
+
+    /// Databases, unless the command line says how many.
+    fn facets(self) -> u32 {
+        match self {
+            Self::Agents | Self::Readers => 1000,
+            Self::Large => 16,
+        }
     }
 }
 
@@ -272,6 +325,17 @@ mod tests {
     }
 
     #[test]
+    fn each_workload_has_its_number_of_databases() {
+        assert_eq!(parse("pack --workload large").unwrap().facet_counts(), [16]);
+        assert_eq!(parse("pack --workload large --facets 3").unwrap().facet_counts(), [3]);
+        assert_eq!(parse("pack --workload readers").unwrap().facet_counts(), [1000]);
+        for name in [WorkloadName::Agents, WorkloadName::Readers, WorkloadName::Large] {
+            assert_eq!(WorkloadName::from_str(name.as_str(), false), Ok(name));
+            assert_eq!(serde_json::to_value(name).unwrap(), name.as_str());
+        }
+    }
+
+    #[test]
     fn arms_are_a_list_in_the_order_given() {
         let arguments = parse("pack --arms sqlite-inmem,lapidary").unwrap();
         assert_eq!(arguments.arms, [ArmName::SqliteInmem, ArmName::Lapidary]);
@@ -309,6 +373,9 @@ mod tests {
             "pack --cores 0",
             "pack --in-flight 0",
             "pack --batch 0",
+            "pack --load 0,50",
+            "pack --workload oltp",
+            "pack --size-mib 0",
             "pack --arms lapidary,postgres",
             "pack --descriptors 3",
             "pack --sweep 0,100",

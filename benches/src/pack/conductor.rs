@@ -38,6 +38,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     workplace::check_output("--json", arguments.json.as_deref())?;
     workplace::check_output("--report", arguments.report.as_deref())?;
 
+    if arguments.template.is_some() && arguments.work().rows().is_some() {
+        return Err(Failure::new(
+            "--workload large makes its own databases: leave --template out, or take another workload",
+        ));
+    }
+
     let parent = arguments.store.clone().unwrap_or_else(|| PathBuf::from(WORK_DIRECTORY));
     let work = workplace::work_directory(&parent)?;
     let interruption = Interruption::prepare(work.path())?;
@@ -52,7 +58,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
         command: command_line(std::env::args()),
         machine,
         workload: Workload {
-            name: "agent memory".to_owned(),
+            name: arguments.work().name,
+            size_mib: arguments.work().rows().map(|_| arguments.work().size_mib),
             facets: counts.clone(),
             seconds: arguments.seconds,
             cores,
@@ -92,16 +99,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
                 in_flight: arguments.in_flight,
                 batch: arguments.batch,
                 mmap_mib: arguments.mmap_mib,
+                work: arguments.work(),
                 template: template.clone(),
             },
             seconds: arguments.seconds,
+            load: arguments.load.clone(),
             seed: arguments.seed,
             descriptors: arguments.descriptors,
             acknowledged: Vec::new(),
         };
-        let lack = if arguments.is_sweep() || template.is_some() {
+        let is_bulky = template.is_some() || arguments.work().bytes() > 0;
+        let lack = if arguments.is_sweep() || is_bulky {
             let means = Means::now(&directory, arguments.time_max())?;
-            lacks(&assignment.setting, report.last_of(arm), timed_s(arguments.seconds), means)
+            lacks(&assignment.setting, report.last_of(arm), timed_s(arguments), means)
         } else {
             None
         };
@@ -151,9 +161,11 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
     words.join(" ")
 }
 
-/// Length of the phases that take as long as they are told to: turns, a warm-up, reads.
-fn timed_s(seconds: f64) -> f64 {
-    seconds + (seconds / 4.0).min(0.5) + seconds / 3.0
+/// Length of the phases that take as long as they are told to: turns, a warm-up, turns at rates, reads.
+fn timed_s(arguments: &Arguments) -> f64 {
+    let seconds = arguments.seconds;
+    let thirds = 1 + u32::try_from(arguments.load.len()).unwrap_or(u32::MAX);
+    seconds + (seconds / 4.0).min(0.5) + seconds / 3.0 * f64::from(thirds)
 }
 
 /// Why an arm has no figures.

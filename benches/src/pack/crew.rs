@@ -9,7 +9,7 @@ use lapidary_benches::failure::{Failure, Result};
 use lapidary_benches::process::pin_thread;
 
 use crate::load::{Client, Gauge, Load, Outcome, Plan};
-use crate::workload::{Share, Tally, Texts, TurnSource};
+use crate::workload::{Share, Tally, Texts, TurnSource, Work};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -39,6 +39,11 @@ impl Phase {
     pub(crate) fn per_second(&self) -> f64 {
         self.outcome.completed as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
+
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52 calls")]
+    pub(crate) fn reads_per_second(&self) -> f64 {
+        self.outcome.reads as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
 }
 
 impl Crew {
@@ -48,6 +53,7 @@ impl Crew {
         cpus: Option<&[usize]>,
         facets: u32,
         texts: &'static Texts,
+        work: Work,
         seed: u64,
     ) -> Self {
         let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
@@ -58,7 +64,7 @@ impl Crew {
                 Member {
                     client,
                     share,
-                    source: TurnSource::new(texts, seed, client_number),
+                    source: TurnSource::new(texts, work, seed, client_number),
                     tallies: vec![Tally::default(); share.len()],
                     cpu: cpus.map(|cpus| cpus[client_number as usize % cpus.len()]),
                 }
@@ -177,7 +183,7 @@ mod tests {
     }
 
     fn crew(clients: Vec<Box<dyn Client>>) -> Crew {
-        Crew::new(clients, None, 11, Texts::leak(1), 1)
+        Crew::new(clients, None, 11, Texts::leak(1), Work::AGENTS, 1)
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! A [`Load`] hands out requests until its plan is fulfilled and is told of every reply. It alone
 //! decides what was acknowledged and how long that took, so that all arms are measured by the
-//! same code: from the moment the request is handed out to the moment its reply is in hand.
+//! same code: from the moment the request is handed out to the moment its reply is in hand. Where
+//! requests come at a rate, it is the moment the request was due: one that could not be made in time
+//! has waited all the same.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +95,14 @@ pub(crate) enum Plan {
     CreateEach,
     /// Turns at facets chosen at random.
     TurnsUntil(Instant),
+    /// Turns at facets chosen at random, the first of each client at `from` and then one `every` so often.
+    TurnsAtRate {
+        from: Instant,
+        every: Duration,
+        until: Instant,
+    },
+    /// As [`TurnsUntil`](Self::TurnsUntil), with nine reads to each turn.
+    MostlyReadsUntil(Instant),
     TouchEach,
     ReadEach,
     /// Reads at facets chosen at random.
@@ -152,6 +163,8 @@ pub(crate) struct Load<'a> {
     tallies: &'a mut [Tally],
     gauge: &'a Gauge,
     position: usize,
+    /// Turns of [`Plan::MostlyReadsUntil`] that were handed out before their time.
+    turns_ahead: usize,
     /// Figures so far.
     pub(crate) outcome: Outcome,
 }
@@ -161,17 +174,28 @@ pub(crate) struct Load<'a> {
 pub(crate) struct Outcome {
     pub(crate) completed: u64,
     pub(crate) latency: Latency,
+    /// Reads of [`Plan::MostlyReadsUntil`], which are not among the above.
+    pub(crate) reads: u64,
+    pub(crate) read_latency: Latency,
     pub(crate) faults: Vec<Fault>,
 }
 
 impl Outcome {
     pub(crate) fn new() -> Self {
-        Self { completed: 0, latency: Latency::new(), faults: Vec::new() }
+        Self {
+            completed: 0,
+            latency: Latency::new(),
+            reads: 0,
+            read_latency: Latency::new(),
+            faults: Vec::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, other: Self) {
         self.completed += other.completed;
         self.latency.add(&other.latency);
+        self.reads += other.reads;
+        self.read_latency.add(&other.read_latency);
         self.faults.extend(other.faults);
     }
 }
@@ -187,15 +211,44 @@ impl<'a> Load<'a> {
     ) -> Self {
         debug_assert_eq!(tallies.len(), share.len());
         gauge.0.store(0, Ordering::Relaxed);
-        Self { plan, share, source, tallies, gauge, position: 0, outcome: Outcome::new() }
+        Self {
+            plan,
+            share,
+            source,
+            tallies,
+            gauge,
+            position: 0,
+            turns_ahead: 0,
+            outcome: Outcome::new(),
+        }
     }
 
-    /// The next request and the moment it is made, or `None` at the end of the plan.
+    /// Whether the plan is one of turns.
+    pub(crate) fn has_turns(&self) -> bool {
+        matches!(
+            self.plan,
+            Plan::TurnsUntil(_) | Plan::TurnsAtRate { .. } | Plan::MostlyReadsUntil(_)
+        )
+    }
+
+    /// When the next request is due, if it has to come at a certain time.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let Plan::TurnsAtRate { from, every, .. } = self.plan else { return None };
+        let position = u32::try_from(self.position).unwrap_or(u32::MAX);
+        Some(from + every * position)
+    }
+
+    /// The next request and the moment it is made or was due, or `None` at the end of the plan. Waits
+    /// until it is due.
     pub(crate) fn next(&mut self) -> Option<(Request, Instant)> {
         if self.share.len() == 0 {
             return None;
         }
-        let now = Instant::now();
+        let mut now = Instant::now();
+        if let Some(due) = self.due() {
+            thread::sleep(due.saturating_duration_since(now));
+            now = due;
+        }
         let request = match self.plan {
             Plan::CreateEach => Request::Create(self.next_of_share()?),
             Plan::TouchEach => Request::Touch(self.next_of_share()?),
@@ -205,33 +258,46 @@ impl<'a> Load<'a> {
             Plan::CheckIntegritySample(size) => Request::CheckIntegrity(self.next_of_sample(size)?),
             Plan::ForkSample(size) => Request::Fork(self.next_of_sample(size)?),
             Plan::DeleteForksSample(size) => Request::DeleteFork(self.next_of_sample(size)?),
-            Plan::TurnsUntil(deadline) => {
-                if now >= deadline {
-                    return None;
-                }
-                let facet = self.any_of_share();
-                Request::Turn(facet, self.source.next_turn())
+            Plan::TurnsUntil(deadline)
+            | Plan::ReadsUntil(deadline)
+            | Plan::MostlyReadsUntil(deadline)
+            | Plan::TurnsAtRate { until: deadline, .. }
+                if now >= deadline =>
+            {
+                return None;
             }
-            Plan::ReadsUntil(deadline) => {
-                if now >= deadline {
-                    return None;
-                }
-                Request::Read(self.any_of_share())
+            Plan::TurnsUntil(_) => self.turn_somewhere(),
+            Plan::TurnsAtRate { .. } => {
+                self.position += 1;
+                self.turn_somewhere()
             }
+            Plan::ReadsUntil(_) => Request::Read(self.any_of_share()),
+            Plan::MostlyReadsUntil(_) => self.mostly_read(),
         };
         Some((request, now))
     }
 
     /// One more turn of a facet that was just handed out, for a call of several.
     pub(crate) fn another_turn(&mut self, facet: FacetIndex) -> Request {
+        match self.plan {
+            Plan::TurnsAtRate { .. } => self.position += 1,
+            Plan::MostlyReadsUntil(_) => self.turns_ahead += 1,
+            _ => {}
+        }
         Request::Turn(facet, self.source.next_turn())
     }
 
     /// Takes note of the reply to a request made at `started`.
     pub(crate) fn done(&mut self, request: &Request, started: Instant, reply: Reply) {
-        self.outcome.latency.record(started.elapsed());
-        self.outcome.completed += 1;
-        self.gauge.0.store(self.outcome.completed, Ordering::Relaxed);
+        let outcome = &mut self.outcome;
+        if let (Plan::MostlyReadsUntil(_), Request::Read(_)) = (self.plan, request) {
+            outcome.reads += 1;
+            outcome.read_latency.record(started.elapsed());
+        } else {
+            outcome.completed += 1;
+            outcome.latency.record(started.elapsed());
+        }
+        self.gauge.0.store(outcome.completed + outcome.reads, Ordering::Relaxed);
         let facet = request.facet();
         let tally = &mut self.tallies[self.share.ordinal(facet)];
         if let Some(turn) = request.turn() {
@@ -261,6 +327,21 @@ impl<'a> Load<'a> {
         (index < size).then(|| self.share.facet(index * self.share.len() / size))
     }
 
+    fn mostly_read(&mut self) -> Request {
+        while self.source.below(10) == 0 {
+            if self.turns_ahead == 0 {
+                return self.turn_somewhere();
+            }
+            self.turns_ahead -= 1;
+        }
+        Request::Read(self.any_of_share())
+    }
+
+    fn turn_somewhere(&mut self) -> Request {
+        let facet = self.any_of_share();
+        Request::Turn(facet, self.source.next_turn())
+    }
+
     fn any_of_share(&mut self) -> FacetIndex {
         let ordinal = self.source.below(self.share.len());
         self.share.facet(ordinal)
@@ -270,8 +351,7 @@ impl<'a> Load<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::Texts;
-    use std::time::Duration;
+    use crate::workload::{Texts, Work};
 
     struct Bench {
         share: Share,
@@ -285,7 +365,7 @@ mod tests {
             let share = Share { client: 0, clients: 2, facets };
             Self {
                 share,
-                source: TurnSource::new(Texts::leak(1), 1, 0),
+                source: TurnSource::new(Texts::leak(1), Work::AGENTS, 1, 0),
                 tallies: vec![Tally::default(); share.len()],
                 gauge: Gauge::default(),
             }
@@ -331,6 +411,44 @@ mod tests {
         let mut empty = Bench::new(0);
         let later = Instant::now() + Duration::from_secs(5);
         assert!(empty.load(Plan::TurnsUntil(later)).next().is_none());
+    }
+
+    #[test]
+    fn turns_at_a_rate_count_from_when_they_were_due() {
+        let mut bench = Bench::new(4);
+        let from = Instant::now();
+        let every = Duration::from_millis(2);
+        let until = from + Duration::from_millis(20);
+        let mut load = bench.load(Plan::TurnsAtRate { from, every, until });
+        let mut due = from;
+        while let Some((request, started)) = load.next() {
+            assert_eq!(started, due);
+            assert!(Instant::now() >= due, "not before");
+            if due == from {
+                // A server that is slow once: what was due meanwhile has waited for it.
+                thread::sleep(Duration::from_millis(10));
+            }
+            load.done(&request, started, Reply::Done);
+            due += every;
+        }
+        assert_eq!(load.outcome.completed, 10);
+        let latency = load.outcome.latency.percentiles_us().unwrap();
+        assert!(latency.p99 >= 9_000.0 && latency.p50 >= 1_000.0, "{latency:?}");
+    }
+
+    #[test]
+    fn of_ten_requests_nine_are_reads_and_are_counted_apart() {
+        let mut bench = Bench::new(4);
+        let later = Instant::now() + Duration::from_secs(60);
+        let mut load = bench.load(Plan::MostlyReadsUntil(later));
+        for _ in 0..1000 {
+            let (request, started) = load.next().unwrap();
+            load.done(&request, started, Reply::Done);
+        }
+        let Outcome { completed, reads, .. } = load.outcome;
+        assert_eq!(completed + reads, 1000);
+        assert!((850..950).contains(&reads), "{reads}");
+        assert_eq!(bench.tallies.iter().map(|tally| tally.turns).sum::<u64>(), completed);
     }
 
     #[test]

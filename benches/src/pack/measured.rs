@@ -6,7 +6,9 @@ pub(crate) const COMMON: [&str; 3] = [
      the same process-wide settings of SQLite (malloc statistics off, no page allocation ahead, small \
      lookaside), the same prepared statements and the same bodies from the same seed. A turn is one \
      transaction: insert a message of about 192 random bytes, upsert a row of state, in a facet chosen \
-     at random.",
+     at random. In the workload \"readers\" nine reads of the ten newest messages go with each turn; in \
+     \"large\" every database begins with --size-mib of rows of 900 random bytes, and a turn gives one of \
+     them, each as likely, another value.",
     "The stock arms and lapidary-vfs have one thread per CPU, pinned, each serving its share of the \
      facets one call at a time. In lapidary the host's threads are pinned, one per CPU, and as many \
      client threads keep --in-flight calls each outstanding: many agents, each awaiting its own reply. \
@@ -21,10 +23,16 @@ pub(crate) const COMMON: [&str; 3] = [
 ];
 
 /// A figure, and what it is.
-pub(crate) const FIGURES: [(&str, &str); 15] = [
+pub(crate) const FIGURES: [(&str, &str); 17] = [
     ("creates/s", "facets made, with tables and index, per second; as durable as the arm's turns"),
     ("turns/s, p50, p99", "transactions acknowledged per second; from request to acknowledgement"),
     ("turn CPU", "CPU time of the process, all threads, per turn of the timed phase"),
+    (
+        "p50, p99 at N %",
+        "with --load: turns that come at N % of the turns/s the arm has reached, whether or not those \
+         before are answered; from when a turn was due to its acknowledgement",
+    ),
+    ("reads/s between turns", "in the workload \"readers\": in the timed phase, beside its turns"),
     ("reads/s", "the ten newest messages of a random facet, each row looked at"),
     (
         "forks/s, deletes/s",

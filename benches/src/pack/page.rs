@@ -222,7 +222,7 @@ fn write_arms_table(page: &mut String, arms: &[&ArmReport], count: &str) {
     let caption = format!("All figures with {count} facets");
     write_table_head(page, &caption, arms.iter().map(|arm| arm.arm.as_str()));
     for (label, figure) in table::lines(arms) {
-        write_row(page, label, arms.iter().map(|arm| figure(arm)));
+        write_row(page, &label, arms.iter().map(|arm| figure(arm)));
     }
     page.push_str("</tbody></table></div>\n");
 }

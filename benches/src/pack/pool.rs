@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::load::{Gauge, Plan};
     use crate::sql::copy_database;
-    use crate::workload::{Tally, Texts, TurnSource};
+    use crate::workload::{Tally, Texts, TurnSource, Work};
     use std::path::PathBuf;
     use std::time::{Duration, Instant};
 
@@ -144,7 +144,7 @@ mod tests {
     impl Opener for Files {
         fn create(&self, facet: FacetIndex) -> Result<Connection> {
             let connection = self.open(facet)?;
-            Statements::choose(false).create_tables(&connection).unwrap();
+            Statements::choose(Work::AGENTS, false).create_tables(&connection).unwrap();
             Ok(connection)
         }
 
@@ -170,9 +170,14 @@ mod tests {
         let share = Share { client: 0, clients: 1, facets: 10 };
         let open_in_arm = Arc::new(AtomicUsize::new(0));
         let opener = Files(directory.path().to_owned());
-        let mut pool =
-            Pool::new(opener, Statements::choose(false), share, 2, Arc::clone(&open_in_arm));
-        let mut source = TurnSource::new(Texts::leak(1), 1, 0);
+        let mut pool = Pool::new(
+            opener,
+            Statements::choose(Work::AGENTS, false),
+            share,
+            2,
+            Arc::clone(&open_in_arm),
+        );
+        let mut source = TurnSource::new(Texts::leak(1), Work::AGENTS, 1, 0);
         let mut tallies = vec![Tally::default(); 10];
         let gauge = Gauge::default();
         let for_a_while = || Plan::TurnsUntil(Instant::now() + Duration::from_millis(300));

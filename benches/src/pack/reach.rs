@@ -103,11 +103,12 @@ pub(crate) fn lacks(
 ) -> Option<Lack> {
     let arm = setting.arm;
     let facets = f64::from(setting.facets);
-    let template_bytes = setting.template.as_ref().map_or(0.0, |template| float(template.bytes));
+    let template_bytes = setting.template.as_ref().map_or(0, |template| template.bytes);
+    let content_bytes = float(template_bytes.max(setting.work.bytes()));
 
     let facet_bytes = earlier
         .map_or(FACET_BYTES, |earlier| earlier.disk_allocated_kib_per_facet * 1024.0)
-        .max(template_bytes);
+        .max(content_bytes);
     let needed = facets * facet_bytes * MARGIN;
     if arm.is_stored() && needed > means.disk_bytes {
         return Some(Lack::Disk { needed, free: means.disk_bytes });
@@ -121,7 +122,7 @@ pub(crate) fn lacks(
         earlier.map_or(CONNECTION_BYTES, |earlier| earlier.resident_kib_per_facet * 1024.0);
     let needed = match arm {
         // Its connections are the databases, and none can be closed.
-        ArmName::SqliteInmem => facets * connection_bytes.max(template_bytes) * MARGIN,
+        ArmName::SqliteInmem => facets * connection_bytes.max(content_bytes) * MARGIN,
         // Readers are connections apart.
         arm if arm.is_hosted() => f64::from(setting.open_max) * connection_bytes * 2.0,
         _ => f64::from(setting.open_max) * connection_bytes * MARGIN,
@@ -144,8 +145,10 @@ fn float(number: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::WorkloadName;
     use crate::report::tests::report_of;
     use crate::template::Template;
+    use crate::workload::Work;
     use std::path::PathBuf;
 
     const PLENTY: Means = Means {
@@ -165,6 +168,7 @@ mod tests {
             in_flight: 1,
             batch: 1,
             mmap_mib: 0,
+            work: Work::AGENTS,
             template: None,
         }
     }
@@ -210,6 +214,14 @@ mod tests {
         let setting = Setting { template: Some(template), ..setting(ArmName::Lapidary, 1000) };
         let message = lacks(&setting, None, 4.0, PLENTY).unwrap().to_string();
         assert!(message.contains("GiB of disk") && message.contains("--store"), "{message}");
+    }
+
+    #[test]
+    fn large_databases_take_their_size_each() {
+        let large = Work { name: WorkloadName::Large, size_mib: 1024 };
+        let setting = Setting { work: large, ..setting(ArmName::Lapidary, 1000) };
+        let message = lacks(&setting, None, 4.0, PLENTY).unwrap().to_string();
+        assert!(message.contains("1500.0 GiB of disk"), "{message}");
     }
 
     #[test]

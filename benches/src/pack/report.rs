@@ -8,8 +8,8 @@ use lapidary_benches::latency::{CurvePoint, Percentiles};
 use lapidary_benches::machine::Machine;
 use lapidary_benches::numbers::{float, rounded};
 
-use crate::arguments::ArmName;
-use crate::stage::{Loaded, Verified};
+use crate::arguments::{ArmName, WorkloadName};
+use crate::stage::{LoadPoint, Loaded, Verified};
 
 /// A whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +56,9 @@ impl Report {
 /// What every arm was asked to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Workload {
-    pub(crate) name: String,
+    pub(crate) name: WorkloadName,
+    /// Of each database when it is made; only of the workload "large".
+    pub(crate) size_mib: Option<u32>,
     /// Facet counts, ascending; more than one in a sweep.
     pub(crate) facets: Vec<u32>,
     pub(crate) seconds: f64,
@@ -101,6 +103,11 @@ pub(crate) struct ArmReport {
     pub(crate) turn_curve_us: Vec<CurvePoint>,
     /// CPU time of the whole process, divided by the turns of the timed phase.
     pub(crate) cpu_us_per_turn: f64,
+    /// Reads between the turns of the workload "readers".
+    pub(crate) mixed_reads_per_s: Option<f64>,
+    pub(crate) mixed_read_us: Option<Percentiles>,
+    /// With `--load`.
+    pub(crate) load: Vec<LoadPoint>,
     pub(crate) reads_per_s: f64,
     pub(crate) read_us: Option<Percentiles>,
     pub(crate) read_curve_us: Vec<CurvePoint>,
@@ -150,6 +157,9 @@ impl ArmReport {
             turn_us: loaded.turn_us,
             turn_curve_us: loaded.turn_curve_us.clone(),
             cpu_us_per_turn: rounded(loaded.turn_cpu_us, 2),
+            mixed_reads_per_s: loaded.mixed_reads_per_s.map(|rate| rounded(rate, 1)),
+            mixed_read_us: loaded.mixed_read_us,
+            load: loaded.load.clone(),
             reads_per_s: rounded(loaded.reads_per_s, 1),
             read_us: loaded.read_us,
             read_curve_us: loaded.read_curve_us.clone(),

@@ -16,6 +16,7 @@ use lapidary_benches::failure::{Failure, Result};
 use lapidary_benches::latency::{CurvePoint, Percentiles};
 use lapidary_benches::process::{self, DiskUse, Usage};
 
+use crate::arguments::WorkloadName;
 use crate::arms::{self, Arm, Setting};
 use crate::crew::{Crew, Phase};
 use crate::load::{Fault, Plan};
@@ -36,6 +37,8 @@ pub(crate) struct Assignment {
     pub(crate) stage: Stage,
     pub(crate) setting: Setting,
     pub(crate) seconds: f64,
+    /// Percent of the rate reached at which latency is measured.
+    pub(crate) load: Vec<u32>,
     pub(crate) seed: u64,
     pub(crate) descriptors: Option<u64>,
     /// For [`Stage::Verify`]: what was acknowledged, by facet.
@@ -68,6 +71,9 @@ pub(crate) struct Loaded {
     pub(crate) turn_us: Option<Percentiles>,
     pub(crate) turn_curve_us: Vec<CurvePoint>,
     pub(crate) turn_cpu_us: f64,
+    pub(crate) mixed_reads_per_s: Option<f64>,
+    pub(crate) mixed_read_us: Option<Percentiles>,
+    pub(crate) load: Vec<LoadPoint>,
     pub(crate) reads_per_s: f64,
     pub(crate) read_us: Option<Percentiles>,
     pub(crate) read_curve_us: Vec<CurvePoint>,
@@ -87,6 +93,17 @@ pub(crate) struct Loaded {
     pub(crate) acknowledged: Vec<Tally>,
     /// Faults found here; only an arm that stores nothing is compared in this process.
     pub(crate) faults: Faults,
+}
+
+/// Latency of turns that come at a rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LoadPoint {
+    /// Of the rate that the arm reached with as many turns under way as it takes.
+    pub(crate) percent: u32,
+    pub(crate) offered_per_s: f64,
+    pub(crate) turns_per_s: f64,
+    /// From when a turn was due to its acknowledgement.
+    pub(crate) turn_us: Option<Percentiles>,
 }
 
 /// Figures of the second process.
@@ -150,18 +167,25 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
 
     let disk_created = arm.disk_use()?;
     let warm_up = Duration::from_secs_f64((seconds / 4.0).min(0.5));
-    crew.run(Plan::TurnsUntil(Instant::now() + warm_up), &mut |_| ())?;
+    let plan = |deadline| match setting.work.name {
+        WorkloadName::Readers => Plan::MostlyReadsUntil(deadline),
+        WorkloadName::Agents | WorkloadName::Large => Plan::TurnsUntil(deadline),
+    };
+    crew.run(plan(Instant::now() + warm_up), &mut |_| ())?;
 
     let written_before = arm.written()?;
     let usage_before = Usage::now()?;
     let length = Duration::from_secs_f64(*seconds);
     let started = Instant::now();
-    let turns = crew.run(Plan::TurnsUntil(started + length), &mut |done| {
+    let turns = crew.run(plan(started + length), &mut |done| {
         let part = started.elapsed().as_secs_f64() / seconds;
-        teller.tell(0.3, 0.5, part, "turns", done);
+        teller.tell(0.3, 0.4, part, "turns", done);
     })?;
     let usage_after = Usage::now()?;
     let written_after = arm.written()?;
+    let load = under_load(assignment, &mut crew, turns.per_second(), &mut |percent| {
+        teller.tell(0.7, 0.1, f64::from(percent) / 100.0, "turns at a rate", 0);
+    })?;
 
     // Where the descriptor limit allows, every database has a connection when memory is measured.
     crew.run(Plan::TouchEach, &mut |done| {
@@ -210,6 +234,9 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
         turn_curve_us: turns.outcome.latency.curve_us(),
         turn_cpu_us: (usage_after.cpu - usage_before.cpu).as_secs_f64() * 1e6
             / count(turn_count).max(1.0),
+        mixed_reads_per_s: (turns.outcome.reads > 0).then(|| turns.reads_per_second()),
+        mixed_read_us: turns.outcome.read_latency.percentiles_us(),
+        load,
         reads_per_s: reads.per_second(),
         read_us: reads.outcome.latency.percentiles_us(),
         read_curve_us: reads.outcome.latency.curve_us(),
@@ -237,6 +264,33 @@ fn load(assignment: &Assignment) -> Result<Loaded> {
     std::mem::forget(crew);
     std::mem::forget(arm);
     Ok(loaded)
+}
+
+/// Turns at parts of the rate `reached_per_s`.
+fn under_load(
+    assignment: &Assignment,
+    crew: &mut Crew,
+    reached_per_s: f64,
+    progress: &mut dyn FnMut(u32),
+) -> Result<Vec<LoadPoint>> {
+    let clients = f64::from(u32::try_from(assignment.setting.cpus.len()).unwrap_or(u32::MAX));
+    let length = Duration::from_secs_f64(assignment.seconds / 3.0);
+    let mut points = Vec::new();
+    for &percent in &assignment.load {
+        progress(percent);
+        let offered_per_s = (reached_per_s * f64::from(percent) / 100.0).max(0.1);
+        let from = Instant::now();
+        let every = Duration::from_secs_f64(clients / offered_per_s);
+        let phase =
+            crew.run(Plan::TurnsAtRate { from, every, until: from + length }, &mut |_| ())?;
+        points.push(LoadPoint {
+            percent,
+            offered_per_s,
+            turns_per_s: phase.per_second(),
+            turn_us: phase.outcome.latency.percentiles_us(),
+        });
+    }
+    Ok(points)
 }
 
 fn verify(assignment: &Assignment) -> Result<Verified> {
@@ -289,7 +343,8 @@ fn verify(assignment: &Assignment) -> Result<Verified> {
 fn crew(assignment: &Assignment, arm: &mut dyn Arm, texts: &'static Texts) -> Result<Crew> {
     let Setting { cpus, facets, .. } = &assignment.setting;
     let cpus = arm.pins_clients().then_some(cpus.as_slice());
-    Ok(Crew::new(arm.clients()?, cpus, *facets, texts, assignment.seed))
+    let work = assignment.setting.work;
+    Ok(Crew::new(arm.clients()?, cpus, *facets, texts, work, assignment.seed))
 }
 
 /// Tells the parent how far the arm has come.
@@ -330,7 +385,7 @@ fn milliseconds(duration: Option<Duration>) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::arguments::ArmName;
-    use crate::workload::FacetIndex;
+    use crate::workload::{FacetIndex, Work};
 
     fn setting(arm: ArmName, directory: &std::path::Path) -> Setting {
         Setting {
@@ -342,6 +397,7 @@ mod tests {
             in_flight: 4,
             batch: 4,
             mmap_mib: 0,
+            work: Work::AGENTS,
             template: None,
         }
     }
@@ -352,6 +408,7 @@ mod tests {
             stage: Stage::Load,
             setting: setting(arm, directory.path()),
             seconds: 0.3,
+            load: Vec::new(),
             seed: 5,
             descriptors: None,
             acknowledged: Vec::new(),
@@ -396,6 +453,7 @@ mod tests {
             stage: Stage::Load,
             setting: setting(ArmName::SqliteInmem, directory.path()),
             seconds: 0.3,
+            load: Vec::new(),
             seed: 5,
             descriptors: None,
             acknowledged: Vec::new(),

@@ -8,7 +8,7 @@ use crate::arguments::ArmName;
 use crate::figures::SWEPT;
 use crate::report::{ArmReport, Missing, Report};
 
-type Line = (&'static str, Box<dyn Fn(&ArmReport) -> String>);
+type Line = (String, Box<dyn Fn(&ArmReport) -> String>);
 
 /// All figures of a run, ready to print: of a sweep against the facet count, else all there are.
 pub(crate) fn render(report: &Report) -> String {
@@ -64,53 +64,63 @@ fn right(text: String) -> Cell {
 /// The lines of the table of some arms, which ran at the same facet count.
 pub(crate) fn lines(arms: &[&ArmReport]) -> Vec<Line> {
     let base = arms.iter().find(|arm| arm.arm == ArmName::SqliteWalFull);
-    let mut lines: Vec<Line> = vec![
-        ("a turn survives", Box::new(|arm| arm.arm.survives().to_owned())),
-        ("creates/s", Box::new(|arm| grouped(arm.create_per_s))),
+    let mut lines = vec![
+        line("a turn survives", |arm| arm.arm.survives().to_owned()),
+        line("creates/s", |arm| grouped(arm.create_per_s)),
     ];
     if let Some(create_per_s) = base.map(|arm| arm.create_per_s) {
-        lines.push((
-            "  against wal-full",
-            Box::new(move |arm| times(arm.create_per_s, create_per_s)),
-        ));
+        lines.push(line("  against wal-full", move |arm| times(arm.create_per_s, create_per_s)));
     }
-    lines.push(("turns/s", Box::new(|arm| grouped(arm.turns_per_s))));
+    lines.push(line("turns/s", |arm| grouped(arm.turns_per_s)));
     if let Some(turns_per_s) = base.map(|arm| arm.turns_per_s) {
-        lines
-            .push(("  against wal-full", Box::new(move |arm| times(arm.turns_per_s, turns_per_s))));
+        lines.push(line("  against wal-full", move |arm| times(arm.turns_per_s, turns_per_s)));
     }
-    let rest: [Line; 19] = [
-        ("turn p50 us", Box::new(|arm| p50(arm.turn_us))),
-        ("turn p99 us", Box::new(|arm| p99(arm.turn_us))),
-        ("turn CPU us", Box::new(|arm| format!("{:.1}", arm.cpu_us_per_turn))),
-        ("reads/s", Box::new(|arm| grouped(arm.reads_per_s))),
-        ("forks/s", Box::new(|arm| grouped(arm.fork_per_s))),
-        ("deletes/s", Box::new(|arm| grouped(arm.delete_per_s))),
-        ("cold open + read p50 us", Box::new(|arm| p50(arm.cold_open_us))),
-        ("cold open + read p99 us", Box::new(|arm| p99(arm.cold_open_us))),
-        ("resident KiB/open facet", Box::new(|arm| format!("{:.1}", arm.resident_kib_per_facet))),
-        ("descriptors/open facet", Box::new(|arm| format!("{:.2}", arm.descriptors_per_facet))),
-        ("connections open", Box::new(|arm| grouped_whole(arm.connections_open))),
-        (
-            "disk KiB/facet, created",
-            Box::new(|arm| format!("{:.1}", arm.disk_created_kib_per_facet)),
-        ),
-        ("disk KiB/facet in use", Box::new(|arm| format!("{:.1}", arm.disk_kib_per_facet))),
-        (
-            "disk KiB/facet allocated",
-            Box::new(|arm| format!("{:.1}", arm.disk_allocated_kib_per_facet)),
-        ),
-        ("disk KiB/facet, closed", Box::new(|arm| format!("{:.1}", arm.disk_closed_kib_per_facet))),
-        ("bytes written/turn", Box::new(|arm| grouped(arm.written_bytes_per_turn))),
-        (
-            "store open ms, after a kill",
-            Box::new(|arm| arm.store_open_ms.map_or_else(dash, |ms| format!("{ms:.1}"))),
-        ),
-        ("turns found again, per facet", Box::new(|arm| format!("{:.1}", turns_per_facet(arm)))),
-        ("turns found again", Box::new(|arm| grouped_whole(arm.turns_verified))),
-    ];
-    lines.extend(rest);
+    lines.extend([
+        line("turn p50 us", |arm| p50(arm.turn_us)),
+        line("turn p99 us", |arm| p99(arm.turn_us)),
+        line("turn CPU us", |arm| format!("{:.1}", arm.cpu_us_per_turn)),
+    ]);
+    if arms.iter().any(|arm| arm.mixed_reads_per_s.is_some()) {
+        lines.extend([
+            line("reads/s between turns", |arm| arm.mixed_reads_per_s.map_or_else(dash, grouped)),
+            line("  p99 us", |arm| p99(arm.mixed_read_us)),
+        ]);
+    }
+    for point in arms.first().map_or(&[][..], |arm| &arm.load) {
+        let percent = point.percent;
+        let at = move |arm: &ArmReport| {
+            arm.load.iter().find(|point| point.percent == percent).and_then(|point| point.turn_us)
+        };
+        lines.extend([
+            line(format!("turn p50 us at {percent} %"), move |arm| p50(at(arm))),
+            line(format!("turn p99 us at {percent} %"), move |arm| p99(at(arm))),
+        ]);
+    }
+    lines.extend([
+        line("reads/s", |arm| grouped(arm.reads_per_s)),
+        line("forks/s", |arm| grouped(arm.fork_per_s)),
+        line("deletes/s", |arm| grouped(arm.delete_per_s)),
+        line("cold open + read p50 us", |arm| p50(arm.cold_open_us)),
+        line("cold open + read p99 us", |arm| p99(arm.cold_open_us)),
+        line("resident KiB/open facet", |arm| format!("{:.1}", arm.resident_kib_per_facet)),
+        line("descriptors/open facet", |arm| format!("{:.2}", arm.descriptors_per_facet)),
+        line("connections open", |arm| grouped_whole(arm.connections_open)),
+        line("disk KiB/facet, created", |arm| format!("{:.1}", arm.disk_created_kib_per_facet)),
+        line("disk KiB/facet in use", |arm| format!("{:.1}", arm.disk_kib_per_facet)),
+        line("disk KiB/facet allocated", |arm| format!("{:.1}", arm.disk_allocated_kib_per_facet)),
+        line("disk KiB/facet, closed", |arm| format!("{:.1}", arm.disk_closed_kib_per_facet)),
+        line("bytes written/turn", |arm| grouped(arm.written_bytes_per_turn)),
+        line("store open ms, after a kill", |arm| {
+            arm.store_open_ms.map_or_else(dash, |ms| format!("{ms:.1}"))
+        }),
+        line("turns found again, per facet", |arm| format!("{:.1}", turns_per_facet(arm))),
+        line("turns found again", |arm| grouped_whole(arm.turns_verified)),
+    ]);
     lines
+}
+
+fn line(label: impl Into<String>, figure: impl Fn(&ArmReport) -> String + 'static) -> Line {
+    (label.into(), Box::new(figure))
 }
 
 pub(crate) fn notes(report: &Report) -> Vec<String> {
@@ -148,7 +158,9 @@ pub(crate) fn render_heading(report: &Report) -> String {
     let machine = &report.machine;
     let workload = &report.workload;
     let start = match &workload.template {
-        None => "an empty schema".to_owned(),
+        None => workload
+            .size_mib
+            .map_or_else(|| "an empty schema".to_owned(), |mib| format!("{mib} MiB of rows")),
         Some(template) => format!(
             "a copy of {} ({} KiB, pages of {} bytes)",
             template.file,
@@ -159,10 +171,11 @@ pub(crate) fn render_heading(report: &Report) -> String {
     let counts: Vec<_> =
         workload.facets.iter().map(|&facets| grouped_whole(u64::from(facets))).collect();
     format!(
-        "{} facets from {start}; {} CPU{} and {} s of turns per arm; {} turns in flight per \
+        "workload \"{}\": {} facets from {start}; {} CPU{} and {} s of turns per arm; {} turns in flight per \
          client of lapidary, {} in a call of lapidary-core; seed {}\n\
          {}, {} cores, {} MiB; {}; {}; SQLite {}; descriptor limit {}\n\
          fdatasync of 4 KiB: {} us rewritten, {} us appended (p50)",
+        workload.name.as_str(),
         one_of(&counts),
         workload.cores,
         if workload.cores == 1 { "" } else { "s" },
@@ -199,6 +212,7 @@ pub(crate) mod tests {
     use lapidary_benches::latency::Percentiles;
 
     use super::*;
+    use crate::arguments::WorkloadName;
     use crate::report::Workload;
     use crate::report::tests::report_of;
     use lapidary_benches::machine::Machine;
@@ -218,7 +232,8 @@ pub(crate) mod tests {
                 sync_appended_us: None,
             },
             workload: Workload {
-                name: "agent memory".to_owned(),
+                name: WorkloadName::Agents,
+                size_mib: None,
                 facets: vec![1000],
                 seconds: 3.0,
                 cores: 2,
@@ -271,7 +286,7 @@ pub(crate) mod tests {
         assert!(line("│   1,000 facets").contains("60,000"), "{text}");
         assert!(line("│   100 facets").contains(" - "), "{text}");
         assert!(text.contains("lapidary at 100 facets left out: no time"), "{text}");
-        assert!(render_heading(&sweep).starts_with("100 and 1,000 facets"));
+        assert!(render_heading(&sweep).contains("100 and 1,000 facets"));
     }
 
     #[test]

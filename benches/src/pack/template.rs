@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use lapidary_benches::failure::{Doing as _, Failure, Result};
 
 use crate::sql::Statements;
+use crate::workload::Work;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Where the header says which versions may write and read the file: 1 is a rollback journal, 2
@@ -67,7 +68,7 @@ pub(crate) fn prepare(source: &Path, directory: &Path) -> Result<Template> {
             "a copy of template {shown} stays in journal mode {journal_mode}"
         )));
     }
-    Statements::choose(true)
+    Statements::choose(Work::AGENTS, true)
         .create_tables(&connection)
         .doing(|| format!("adding the benchmark's tables to a copy of template {shown}"))?;
     let page_bytes = connection
@@ -131,7 +132,7 @@ mod tests {
     fn goods(path: &Path) -> i64 {
         let connection = Connection::open(path).unwrap();
         assert_eq!(integrity_failure(&connection).unwrap(), None);
-        assert_eq!(Statements::choose(true).count(&connection).unwrap().turns, 0);
+        assert_eq!(Statements::choose(Work::AGENTS, true).count(&connection).unwrap().turns, 0);
         connection.query_row("SELECT count(*) FROM goods", [], |row| row.get(0)).unwrap()
     }
 
@@ -193,7 +194,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("ours.sqlite");
         let connection = Connection::open(&source).unwrap();
-        Statements::choose(true).create_tables(&connection).unwrap();
+        Statements::choose(Work::AGENTS, true).create_tables(&connection).unwrap();
         drop(connection);
         let work = tempfile::tempdir().unwrap();
         let message = prepare(&source, work.path()).unwrap_err().to_string();

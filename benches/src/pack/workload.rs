@@ -1,10 +1,34 @@
-//! The workload "agent memory": what is asked of every arm, as a function of the seed.
+//! The workloads: what is asked of every arm, as a function of the seed.
 
 use std::fmt::Write as _;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use crate::arguments::WorkloadName;
+
+/// A workload and its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Work {
+    pub(crate) name: WorkloadName,
+    /// Of each database when it is made; only of [`WorkloadName::Large`].
+    pub(crate) size_mib: u32,
+}
+
+impl Work {
+    pub(crate) const AGENTS: Self = Self { name: WorkloadName::Agents, size_mib: 0 };
+
+    /// Rows of each database when it is made; `None` if turns add them.
+    pub(crate) fn rows(self) -> Option<u32> {
+        (self.name == WorkloadName::Large).then(|| self.size_mib.saturating_mul(ROWS_PER_MIB))
+    }
+
+    /// Bytes of each database when it is made, roughly.
+    pub(crate) fn bytes(self) -> u64 {
+        self.rows().map_or(0, |_| u64::from(self.size_mib) << 20)
+    }
+}
 
 /// Number of a facet within the run, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,9 +74,30 @@ impl Share {
     }
 }
 
-/// One turn of an agent: a message to add and a state row to set.
+/// One transaction.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
+pub(crate) enum Turn {
+    Message(Message),
+    /// Another value for the row of this number, from 1.
+    Update {
+        row: u32,
+        value: &'static [u8],
+    },
+}
+
+impl Turn {
+    /// Bytes that it leaves behind and that are counted.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Message(message) => message.body.len() as u64,
+            Self::Update { value, .. } => value.len() as u64,
+        }
+    }
+}
+
+/// A turn of an agent: a message to add and a state row to set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message {
     pub(crate) role: &'static str,
     pub(crate) body: &'static str,
     pub(crate) timestamp_ms: i64,
@@ -70,7 +115,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn add(&mut self, turn: &Turn) {
         self.turns += 1;
-        self.body_bytes += turn.body.len() as u64;
+        self.body_bytes += turn.bytes();
     }
 }
 
@@ -85,6 +130,11 @@ const POOL_BYTES: usize = 1 << 20;
 const BODY_BYTES_MIN: usize = 160;
 const BODY_BYTES_MAX: usize = 224;
 const VALUE_BYTES: usize = 48;
+/// Of a row of [`WorkloadName::Large`]: four of them fill a page of 4 KiB, so that as many rows make
+/// a MiB as pages make four.
+pub(crate) const ROW_BYTES: usize = 900;
+/// Rows for each MiB of a database of [`WorkloadName::Large`].
+const ROWS_PER_MIB: u32 = 1024;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .";
 const KEYS: [&str; 8] =
     ["goal", "plan", "cursor", "mood", "budget", "summary", "last_tool", "last_error"];
@@ -111,28 +161,35 @@ impl Texts {
 #[derive(Debug)]
 pub(crate) struct TurnSource {
     texts: &'static Texts,
+    /// See [`Work::rows`].
+    rows: Option<u32>,
     generator: ChaCha8Rng,
 }
 
 impl TurnSource {
-    pub(crate) fn new(texts: &'static Texts, seed: u64, client: u32) -> Self {
+    pub(crate) fn new(texts: &'static Texts, work: Work, seed: u64, client: u32) -> Self {
         let mut generator = ChaCha8Rng::seed_from_u64(seed);
         generator.set_stream(1 + u64::from(client));
-        Self { texts, generator }
+        Self { texts, rows: work.rows(), generator }
     }
 
     pub(crate) fn next_turn(&mut self) -> Turn {
         let generator = &mut self.generator;
+        if let Some(rows) = self.rows {
+            let row = 1 + generator.random_range(0..rows);
+            let start = generator.random_range(0..POOL_BYTES - ROW_BYTES);
+            return Turn::Update { row, value: self.texts.slice(start, ROW_BYTES).as_bytes() };
+        }
         let body_bytes = generator.random_range(BODY_BYTES_MIN..=BODY_BYTES_MAX);
         let body_start = generator.random_range(0..POOL_BYTES - BODY_BYTES_MAX);
         let value_start = generator.random_range(0..POOL_BYTES - VALUE_BYTES);
-        Turn {
+        Turn::Message(Message {
             role: ROLES[generator.random_range(0..ROLES.len())],
             body: self.texts.slice(body_start, body_bytes),
             timestamp_ms: generator.random_range(TIMESTAMPS_MS),
             key: KEYS[generator.random_range(0..KEYS.len())],
             value: self.texts.slice(value_start, VALUE_BYTES).as_bytes(),
-        }
+        })
     }
 
     /// A number below `bound`, each as likely.
@@ -142,8 +199,10 @@ impl TurnSource {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) const LARGE: Work = Work { name: WorkloadName::Large, size_mib: 1 };
 
     #[test]
     fn shares_cover_every_facet_once() {
@@ -164,7 +223,7 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_turns_and_clients_differ() {
         let describe = |seed, client| {
-            let mut source = TurnSource::new(Texts::leak(seed), seed, client);
+            let mut source = TurnSource::new(Texts::leak(seed), Work::AGENTS, seed, client);
             (0..5).map(|_| format!("{:?}", source.next_turn())).collect::<Vec<_>>()
         };
         assert_eq!(describe(7, 0), describe(7, 0));
@@ -174,12 +233,24 @@ mod tests {
 
     #[test]
     fn bodies_are_about_192_bytes() {
-        let mut source = TurnSource::new(Texts::leak(3), 3, 0);
+        let mut source = TurnSource::new(Texts::leak(3), Work::AGENTS, 3, 0);
         let mut tally = Tally::default();
         for _ in 0..10_000 {
             tally.add(&source.next_turn());
         }
         let mean = tally.body_bytes / tally.turns;
         assert!((189..=195).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn updates_go_to_every_row_there_is_and_to_no_other() {
+        let mut source = TurnSource::new(Texts::leak(3), LARGE, 3, 0);
+        let mut seen = vec![false; 1024];
+        for _ in 0..20_000 {
+            let Turn::Update { row, value } = source.next_turn() else { panic!("a message") };
+            assert_eq!(value.len(), ROW_BYTES);
+            seen[row as usize - 1] = true;
+        }
+        assert!(seen.iter().all(|&seen| seen));
     }
 }

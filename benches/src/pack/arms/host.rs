@@ -7,6 +7,8 @@
 use std::iter;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -203,8 +205,10 @@ impl Callers {
         }
     }
 
-    /// Keeps `calls_max` calls outstanding, each made by `send`.
+    /// Keeps `calls_max` calls outstanding, each made by `send`; those that are due at a certain time are
+    /// made then, however many are. Reads are done here, between them.
     fn drive_calls<R, F>(
+        &self,
         load: &mut Load<'_>,
         first: (Request, Instant),
         calls_max: usize,
@@ -214,31 +218,53 @@ impl Callers {
         R: AsRef<[Request]>,
         F: Future<Output = Answer<R>>,
     {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut calls = FuturesUnordered::new();
-        calls.push(send(load, first.0, first.1));
-        pollster::block_on(async {
-            loop {
-                while calls.len() < calls_max {
-                    let Some((request, started)) = load.next() else { break };
+        let mut next = Some(first);
+        loop {
+            let wake_at = loop {
+                let Some((request, started)) = next.take().or_else(|| load.next()) else {
+                    break None;
+                };
+                if let Request::Read(_) = request {
+                    self.read(load, request, started)?;
+                } else {
                     calls.push(send(load, request, started));
                 }
-                let Some((requests, started, outcome)) = calls.next().await else { return Ok(()) };
+                match load.due() {
+                    Some(due) if due > Instant::now() => break Some(due),
+                    None if calls.len() >= calls_max => break None,
+                    _ => {}
+                }
+            };
+            let mut answered = false;
+            while !answered && let Some(answer) = next_answer(&mut calls, &waker, wake_at) {
+                let (requests, started, outcome) = answer;
                 let reply = outcome?;
                 for request in requests.as_ref() {
                     load.done(request, started, reply.clone());
                 }
+                answered = wake_at.is_none();
             }
-        })
+            if calls.is_empty() && wake_at.is_none() && !answered {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&self, load: &mut Load<'_>, request: Request, started: Instant) -> Result<()> {
+        self.handle(request.facet())
+            .read(|connection| Ok(self.statements.read(connection)?))
+            .doing(|| describe(&request))?;
+        load.done(&request, started, Reply::Done);
+        Ok(())
     }
 
     /// Reads on this thread, one after the other, which is what readers of the host do.
     fn drive_reads(&self, load: &mut Load<'_>, first: (Request, Instant)) -> Result<()> {
         let mut next = Some(first);
         while let Some((request, started)) = next {
-            self.handle(request.facet())
-                .read(|connection| Ok(self.statements.read(connection)?))
-                .doing(|| describe(&request))?;
-            load.done(&request, started, Reply::Done);
+            self.read(load, request, started)?;
             next = load.next();
         }
         Ok(())
@@ -284,17 +310,53 @@ impl Client for Callers {
         let Some(first) = load.next() else { return Ok(()) };
         match (first.0, &self.template) {
             (Request::Create(_), Some(template)) => self.drive_copies(load, first, template),
-            (Request::Read(_) | Request::ReadCold(_), _) => self.drive_reads(load, first),
-            (Request::Turn(..), _) if self.batch > 1 => {
+            (Request::Read(_) | Request::ReadCold(_), _) if !load.has_turns() => {
+                self.drive_reads(load, first)
+            }
+            _ if self.batch > 1 && load.has_turns() => {
                 let calls_max = self.in_flight.div_ceil(self.batch);
                 let send = |load: &mut Load<'_>, request, at| self.call_batch(load, request, at);
-                Self::drive_calls(load, first, calls_max, send)
+                self.drive_calls(load, first, calls_max, send)
             }
             _ => {
                 let send = |_: &mut Load<'_>, request, at| self.call(request, at);
-                Self::drive_calls(load, first, self.in_flight, send)
+                self.drive_calls(load, first, self.in_flight, send)
             }
         }
+    }
+}
+
+/// The next answer to one of `calls`; `None` at the moment `until`, or if there are no calls and no such
+/// moment.
+fn next_answer<F: Future>(
+    calls: &mut FuturesUnordered<F>,
+    waker: &Waker,
+    until: Option<Instant>,
+) -> Option<F::Output> {
+    let mut context = Context::from_waker(waker);
+    loop {
+        if let Poll::Ready(Some(answer)) = calls.poll_next_unpin(&mut context) {
+            return Some(answer);
+        }
+        match until {
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return None;
+                }
+                thread::park_timeout(left);
+            }
+            None if calls.is_empty() => return None,
+            None => thread::park(),
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -21,6 +21,7 @@ use crate::arguments::ArmName;
 use crate::load::Client;
 use crate::sql::Statements;
 use crate::template::Template;
+use crate::workload::Work;
 
 /// What an arm needs to know to begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,12 +40,13 @@ pub(crate) struct Setting {
     pub(crate) batch: usize,
     /// Of each database, read in place.
     pub(crate) mmap_mib: u32,
+    pub(crate) work: Work,
     pub(crate) template: Option<Template>,
 }
 
 impl Setting {
     pub(crate) fn statements(&self) -> &'static Statements {
-        Statements::choose(self.template.is_some())
+        Statements::choose(self.work, self.template.is_some())
     }
 
     /// SQLite's process-wide settings.
