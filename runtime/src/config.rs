@@ -168,8 +168,9 @@ impl HostConfig {
         self
     }
 
-    /// Bytes of SQLite's memory that the writer connections of a core hold together, above which the least
-    /// recently used are closed. Default: no bound but that of their number. It is looked at between
+    /// Bytes of SQLite's memory that the writer connections of a core hold together. Above it the least
+    /// recently used give back their pages, which they read again when they need them; those that have
+    /// none left are closed. Default: no bound but that of their number. It is looked at between
     /// calls, so it is exceeded by what one call takes
     /// ([`Isolation::call_memory_max`](crate::Isolation::call_memory_max)), and by
     /// [pinned](crate::Host::pin) facets. Not counted are readers' connections, and if

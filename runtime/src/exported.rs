@@ -126,6 +126,13 @@ mod told {
             Source::Core(|core| core.opened_facets),
         ),
         metric(
+            "lapidary_facets_shrunk_total",
+            Counter,
+            Count,
+            "times that a writer connection gave back its pages to make room",
+            Source::Core(|core| core.shrunk_facets),
+        ),
+        metric(
             "lapidary_facets_evicted_total",
             Counter,
             Count,

@@ -45,6 +45,8 @@ pub struct CoreStat {
     pub calls: u64,
     /// Writer connections opened.
     pub opened_facets: u64,
+    /// Times that a writer connection gave back its pages to make room.
+    pub shrunk_facets: u64,
     /// Writer connections closed to make room for another.
     pub evicted_facets: u64,
     /// Closures that panicked.
@@ -64,6 +66,7 @@ pub(crate) struct CoreCounters {
     pub(crate) resident_bytes: AtomicU64,
     pub(crate) calls: AtomicU64,
     pub(crate) opened_facets: AtomicU64,
+    pub(crate) shrunk_facets: AtomicU64,
     pub(crate) evicted_facets: AtomicU64,
     pub(crate) panics: AtomicU64,
     pub(crate) latency: Latency,
@@ -82,6 +85,7 @@ impl CoreCounters {
             resident_bytes: zero(),
             calls: zero(),
             opened_facets: zero(),
+            shrunk_facets: zero(),
             evicted_facets: zero(),
             panics: zero(),
             latency,
@@ -101,6 +105,7 @@ impl CoreCounters {
             resident_bytes: read(&self.resident_bytes),
             calls: read(&self.calls),
             opened_facets: read(&self.opened_facets),
+            shrunk_facets: read(&self.shrunk_facets),
             evicted_facets: read(&self.evicted_facets),
             panics: read(&self.panics),
             latency: Latency::summary([&self.latency]),

@@ -1,4 +1,7 @@
-//! The open writer connections of one core, least recently used closed first.
+//! The open writer connections of one core: the least recently used lose their pages first, then are
+//! closed.
+
+mod open;
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -6,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hashlink::LruCache;
 use lapidary_engine::{Error, FacetName, Ticket};
 use lapidary_vfs::{Gate, thread_heap_bytes};
+use open::OpenWriters;
 use rusqlite::{Connection, OpenFlags};
 use tracing::debug_span;
 
@@ -62,6 +65,18 @@ impl Writer {
         self.heap_bytes += grown_bytes;
     }
 
+    /// Gives back the pages that SQLite keeps of the facet, which it reads again when they are needed.
+    /// Returns the bytes that this has freed.
+    fn give_back_pages(&mut self) -> i64 {
+        let before = thread_heap_bytes();
+        if let Err(error) = self.connection.release_memory() {
+            tracing::warn!(%error, "a connection did not give back its pages");
+        }
+        let freed = before.wrapping_sub(thread_heap_bytes());
+        self.heap_bytes -= freed;
+        freed
+    }
+
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
@@ -112,7 +127,7 @@ impl Deref for Writer {
 }
 
 pub(crate) struct Writers {
-    open: LruCache<FacetName, Writer>,
+    open: OpenWriters,
     facets_max: usize,
     bytes_max: i64,
     /// Of all that are open.
@@ -144,7 +159,7 @@ impl Writers {
             setup.push_str(&format!("; PRAGMA cache_size=-{}", config.page_cache_kib_max));
         }
         Self {
-            open: LruCache::new_unbounded(),
+            open: OpenWriters::default(),
             facets_max: config.resident_facets_max,
             bytes_max: config
                 .resident_bytes_max
@@ -259,9 +274,16 @@ impl Writers {
         self.count();
     }
 
-    /// Closes the least recently used that are neither pinned nor `current` until there are at most
-    /// `facets` with at most `bytes`.
+    /// Takes the pages of the least recently used, and if that is not enough closes those that are neither
+    /// pinned nor `current`, until there are at most `facets` with at most `bytes`.
     fn make_room(&mut self, facets: usize, bytes: i64, current: Option<&FacetName>) {
+        // The one used last is the current one.
+        while self.heap_bytes > bytes && self.open.warm() > usize::from(current.is_some()) {
+            let Some(writer) = self.open.make_lean() else { break };
+            let freed = writer.give_back_pages();
+            self.heap_bytes -= freed;
+            add(&self.counters.shrunk_facets, 1);
+        }
         let mut looked_at = 0;
         while (self.open.len() > facets || self.heap_bytes > bytes) && looked_at < self.open.len() {
             let Some((name, writer)) = self.open.remove_lru() else { return };
@@ -298,13 +320,8 @@ impl Writers {
 
     /// Closes the writers of `root` and of everything below it.
     pub(crate) fn close_subtree(&mut self, root: &FacetName) {
-        let names: Vec<FacetName> = self
-            .open
-            .iter()
-            .map(|(name, _)| name)
-            .filter(|name| name.is_within(root))
-            .cloned()
-            .collect();
+        let names: Vec<FacetName> =
+            self.open.names().filter(|name| name.is_within(root)).cloned().collect();
         for name in &names {
             self.close(name);
         }

@@ -141,16 +141,38 @@ fn open_facets_stay_within_their_memory() {
     assert_ne!(host.process_setup(), ProcessSetup::TooLate);
     let fill = "INSERT INTO t SELECT randomblob(1000) FROM
                 (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 700) SELECT i FROM n)";
+    let sum = |host: &Host, n: usize| {
+        let facet = host.facet(format!("f{n}")).unwrap();
+        facet.query("SELECT sum(length(a)) FROM t", (), |row| row.get::<_, i64>(0)).wait().unwrap()
+    };
     for n in 0..40 {
         let name = format!("f{n}");
         touch(&host, &name);
         host.facet(&name).unwrap().execute(fill, ()).wait().unwrap();
         let core = &host.stat().wait().unwrap().cores[0];
         assert!(core.resident_bytes <= MOST, "{core:?}");
-        assert!(core.resident_bytes > 700_000 * core.resident_facets, "{core:?}");
+        assert!(n < 12 || core.resident_bytes > MOST / 2, "it is made use of: {core:?}");
+    }
+    let core = host.stat().wait().unwrap().cores[0].clone();
+    assert_eq!((core.resident_facets, core.evicted_facets), (40, 0), "pages go first: {core:?}");
+    assert!(core.shrunk_facets >= 28, "{core:?}");
+    // They have lost their pages and nothing else, and get them again.
+    for n in 0..40 {
+        assert_eq!(sum(&host, n), [700_000]);
+    }
+    let again = host.stat().wait().unwrap().cores[0].clone();
+    assert_eq!(again.opened_facets, core.opened_facets, "none had to be opened again");
+    assert!(again.shrunk_facets > core.shrunk_facets && again.resident_bytes <= MOST, "{again:?}");
+
+    // Where what is left of all is too much, some are closed.
+    let host = host_on(&MemoryIo::new(), common::config(1).resident_bytes_max(Some(300_000)));
+    for n in 0..40 {
+        touch(&host, &format!("f{n}"));
+        let core = &host.stat().wait().unwrap().cores[0];
+        assert!(core.resident_bytes <= 300_000, "{core:?}");
     }
     let core = &host.stat().wait().unwrap().cores[0];
-    assert!((5..=12).contains(&core.resident_facets), "{core:?}");
+    assert!((2..40).contains(&core.resident_facets) && core.evicted_facets > 0, "{core:?}");
     // One that takes more than all may is served all the same.
     let host = host_on(&MemoryIo::new(), common::config(1).resident_bytes_max(Some(1_000)));
     for name in ["a", "b", "a"] {
