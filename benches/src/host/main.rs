@@ -5,7 +5,7 @@
 //! | part | shows |
 //! |---|---|
 //! | [`resident`] | memory of the process before and after a statement in each of many facets, all kept open; then latency of a first query in a facet that was closed to make room |
-//! | [`alone`] | one facet, one caller that waits for each reply: latency of a small durable UPDATE, next to that of rewriting and syncing 4 KiB of a file on the same disk. The two take turns, so that both see the same disk |
+//! | [`alone`] | one facet, one caller that waits for each reply: latency of a small durable UPDATE, next to that of rewriting and syncing 4 KiB of a file on the same disk. The two take turns, so that both see the same disk, and are on the same processor; then on any two |
 //! | [`mailbox`] | processor time of the whole process for a small SELECT through the host, and on a plain connection on the caller's thread with the same settings; in turns as well |
 //! | [`neighbours`] | latency of a small SELECT every millisecond in one facet, while its core is idle and while another facet of it asks for an endless query again and again under `Isolation::untrusted` |
 //!

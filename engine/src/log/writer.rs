@@ -161,7 +161,7 @@ impl LogWriter {
                 return Ok(count);
             }
             segments.seal(active.segment, self.next_lsn);
-            segments.set_active_room(0);
+            segments.note_left();
             self.active = None;
         }
         let first = queue.front().map_or(0, |(_, entry)| entry.len);
@@ -284,7 +284,7 @@ impl LogWriter {
         })?;
 
         active.offset += stored_len(self.batch.len() - start);
-        segments.set_active_room(active.size - active.offset);
+        segments.note_batch(active.size - active.offset);
         self.hash = hash;
         self.next_lsn = header.next_lsn();
         Ok((header.segment, u64::from(header.offset) + batch::HEADER_BYTES as u64))

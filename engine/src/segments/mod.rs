@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::format::StoredRef;
 use crate::format::catalog::SegmentEntry;
 use crate::format::segment::SegmentKind;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{FileNo, Lsn, SegmentId};
 use pace::Pace;
@@ -151,6 +151,8 @@ pub(crate) struct Segments {
     /// `true` once the store is closed: the files may then be somebody else's.
     making: Mutex<bool>,
     pace: Mutex<Pace>,
+    /// Batches of the log since the store was opened.
+    batches: AtomicU64,
     /// Something was refused for lack of space since the flag was last taken.
     is_starved: AtomicBool,
 }
@@ -176,6 +178,7 @@ impl Segments {
             room: Room::default(),
             making: Mutex::new(false),
             pace: Mutex::default(),
+            batches: AtomicU64::new(0),
             is_starved: AtomicBool::new(false),
         }
     }
@@ -454,9 +457,19 @@ impl Segments {
         Ok(())
     }
 
-    /// The log has so many bytes left in the segment that it is writing.
-    pub(crate) fn set_active_room(&self, bytes: u32) {
-        self.room.set_active(bytes);
+    /// The log has left the segment that it was writing.
+    pub(crate) fn note_left(&self) {
+        self.room.set_active(0);
+    }
+
+    /// The log has written a batch, and has so many bytes left in the segment that it is writing.
+    pub(crate) fn note_batch(&self, room: u32) {
+        self.room.set_active(room);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self, now_ns: u64) -> bool {
+        self.pace().is_busy(now_ns, self.batches.load(Ordering::Relaxed))
     }
 
     /// Bytes that the checkpoint that is due would write: commits leave room for them.
@@ -471,7 +484,7 @@ impl Segments {
 
     /// Makes a segment ahead of need if few are ready; says whether it did.
     pub(crate) fn fill_ahead(&self, now_ns: u64) -> Result<bool> {
-        let is_busy = self.pace().is_busy(now_ns);
+        let is_busy = self.is_busy(now_ns);
         let is_done = |table: &Table| {
             let wanted = self.size_wanted(table.in_use_bytes());
             self.is_ahead(&table.ready, wanted, is_busy, self.room.reserve_bytes())
@@ -479,7 +492,8 @@ impl Segments {
         if is_done(&self.table()) {
             return Ok(false);
         }
-        let how = if is_busy { Make::Reserved } else { Make::Filled };
+        let is_costly = is_busy && self.pace().are_batches_large();
+        let how = if is_costly { Make::Reserved } else { Make::Filled };
         self.make(0, how, is_done)?;
         Ok(true)
     }
@@ -645,7 +659,7 @@ impl Segments {
         if *closed {
             return Err(Error::Closed);
         }
-        let is_busy = self.pace().is_busy(now_ns);
+        let is_busy = self.is_busy(now_ns);
         let file = {
             let mut table = self.table();
             let in_use = table.in_use_bytes();
