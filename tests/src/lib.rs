@@ -34,6 +34,7 @@ pub mod failure;
 pub mod fuzz_bodies;
 pub mod hooks;
 pub mod image;
+mod incarnations;
 pub mod model;
 pub mod seeds;
 pub mod sim_disk;

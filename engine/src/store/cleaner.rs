@@ -607,6 +607,13 @@ impl Output {
         self.file.write_at(write_at, &bytes).map_err(|source| {
             io_error(&segments.files, "write", self.taken.segment, Some(write_at), source)
         })?;
+        if write_at == 0 {
+            // Before anything else is written here: were the header lost and a later batch kept, recovery
+            // would not know that the segment's number was used.
+            self.file.sync().map_err(|source| {
+                io_error(&segments.files, "sync", self.taken.segment, None, source)
+            })?;
+        }
         let survivors_at = self.offset as usize + batch::HEADER_BYTES + SURVIVORS_FIXED_BYTES;
         for (reference, is_page, at) in self.pending_items.drain(..) {
             let slot = slot_at((survivors_at + at) as u64);
