@@ -337,17 +337,20 @@ fn random_lives() {
 }
 
 /// Short lives of small stores, each of which mostly ends amid a write or a sync: as many crashes, recoveries
-/// and checks as are asked for, over fresh seeds. It goes on after one that failed, to say how many do.
+/// and checks as are asked for, over fresh seeds. It goes on after one that failed, to say how many do, but
+/// not for long.
 #[test]
 fn crash_and_recover_cycles() {
     const SAID_EVERY: Duration = Duration::from_secs(5);
     const LIVES: u32 = 40;
+    const VIOLATIONS_MAX: usize = 3;
     let wanted = cycles(2000);
     let (start, mut said) = (Instant::now(), Duration::ZERO);
     let (mut passed, mut violations) = (Lives::default(), Vec::new());
     let mut seeds = SIMULATION.fresh_seeds().peekable();
     println!("seeds from {:?} on", seeds.peek());
     while passed.cycles < wanted
+        && violations.len() < VIOLATIONS_MAX
         && let Some(seed) = seeds.next()
     {
         let lived = std::panic::catch_unwind(|| {
@@ -369,7 +372,8 @@ fn crash_and_recover_cycles() {
                 violations.push(seed);
             }
         }
-        if start.elapsed() >= said + SAID_EVERY || passed.cycles >= wanted {
+        let is_over = passed.cycles >= wanted || violations.len() == VIOLATIONS_MAX;
+        if start.elapsed() >= said + SAID_EVERY || is_over {
             said = start.elapsed();
             println!(
                 "{} cycles, {:.0} cycles/s, {} violations; {} recoveries, seed {seed}",

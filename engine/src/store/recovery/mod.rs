@@ -292,6 +292,7 @@ fn recover(
     );
     failing.0 = None;
     let checkpointer = Checkpointer::restored(superblock, root, references.references);
+    checkpointer.publish_others(&core);
     Ok(Shared {
         core,
         id: current.store,
