@@ -59,7 +59,7 @@ for name in "${selected[@]}"; do
     fi
     start=$SECONDS status=0
     # Random tests take fresh seeds until the time is up.
-    LAPIDARY_SIM_SEEDS=1000000 RUST_BACKTRACE=0 timeout "$limit_seconds" "${build[@]}" "${test[@]}" \
+    LAPIDARY_SIM_SEEDS=1000000 LAPIDARY_SIM_CYCLES=100000000 RUST_BACKTRACE=0 timeout "$limit_seconds" "${build[@]}" "${test[@]}" \
         >"$scratch/run.log" 2>&1 || status=$?
     took=$((SECONDS - start))
     cp "$file" "$tree/$file"

@@ -31,10 +31,11 @@ fn a_facet_renamed_while_it_is_not_in_memory_keeps_its_pages() {
 /// Parts of the catalog that [`overwhelm`] makes a checkpoint write, about 17 KiB each.
 const CHUNKS: u32 = 30;
 
-/// Fills the disk, then renames so many facets with one record that the checkpoint that is due has
-/// no room.
-fn overwhelm(disk: &FaultyIo) -> Arc<Store> {
-    let store = open(disk);
+/// Renames so many facets with one record that the checkpoint that is due takes much room, and lets somebody
+/// remove the files that were ready for it while the store is closed and the disk gets full.
+fn overwhelm() -> (FaultyIo, Arc<Store>) {
+    let disk = FaultyIo::default();
+    let store = open(&disk);
     let log = store.create_facet(&name("log")).unwrap();
     for chunk in 0..CHUNKS {
         for number in 0..64 {
@@ -43,32 +44,32 @@ fn overwhelm(disk: &FaultyIo) -> Arc<Store> {
         // One by one, so that the store never has room for all of them at once.
         store.checkpoint().unwrap();
     }
-    disk.leave_free(0);
-    let needed_bytes = (0..10_000).find_map(|_| match try_write(&log, 1) {
-        Ok(()) => store.flush().map(|()| None).unwrap(),
-        Err(Error::NoSpace { needed_bytes, .. }) => Some(needed_bytes),
-        Err(error) => panic!("{error}"),
-    });
-    disk.leave_free(needed_bytes.expect("space runs out"));
+    write(&store, &log, 1);
     store.rename_facet(&name("old"), &name("new")).unwrap();
     store.flush().unwrap();
+    drop((log, store));
+
+    let mut image = disk.image();
+    image.retain(|_, content| content[0] != 0);
+    let disk = FaultyIo::holding(&image);
+    // Opening takes one, for the end of the log.
+    disk.leave_free(300 << 10);
+    let store = open(&disk);
     disk.leave_free(0);
-    store
+    (disk, store)
 }
 
 /// If this fails, space is lost for good each time a checkpoint fails: what it had written counts
 /// as live, and no checkpoint will ever count it out.
 #[test]
 fn checkpoints_that_fail_leave_nothing_behind() {
-    let disk = FaultyIo::default();
-    let store = overwhelm(&disk);
+    let (disk, store) = overwhelm();
     disk.leave_all_free();
     store.checkpoint().unwrap();
     store.checkpoint().unwrap();
     let expected = store.stat().live_bytes;
 
-    let disk = FaultyIo::default();
-    let store = overwhelm(&disk);
+    let (disk, store) = overwhelm();
     // With a little more space each time, so that attempts come further and further.
     let mut failures = 0;
     for free_bytes in (0..32).map(|step| step << 20) {
@@ -92,8 +93,7 @@ fn checkpoints_that_fail_leave_nothing_behind() {
 /// that asks for space on a full disk asks for more the more often it tries.
 #[test]
 fn checkpoints_that_fail_use_up_no_room() {
-    let disk = FaultyIo::default();
-    let store = overwhelm(&disk);
+    let (disk, store) = overwhelm();
     let before = store.stat();
     for _ in 0..20 {
         assert_eq!(store.checkpoint().unwrap_err().kind(), ErrorKind::NoSpace);

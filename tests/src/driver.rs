@@ -18,6 +18,7 @@ use lapidary_engine::{
 };
 
 use crate::chance::Chance;
+use crate::content::PAGE_SIZES;
 use crate::failure::{Failure, wrong};
 use crate::model::{Catalog, Change, FacetState, GENEROUS, Model, used_bytes as used_bytes_of};
 use crate::sim_disk::SimDisk;
@@ -25,16 +26,51 @@ use history::Held;
 use transactions::begin;
 
 const NAMES: [&str; 8] = ["a", "a/b", "a/b/c", "b", "b/x", "c", "d/e", "zürich"];
-/// Above this, facets are shrunk and deleted rather than grown.
-const TOTAL_BYTES_MAX: usize = 600 << 10;
 /// A retention under which versions leave all the time.
 const MEAGRE: Retention = Retention { bytes: 12 << 10, age: Duration::from_secs(3 * 24 * 3600) };
+
+/// How large things get in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Page sizes that are used.
+    pub page_sizes: &'static [usize],
+    /// Above this, facets are shrunk and deleted rather than grown.
+    pub total_bytes_max: usize,
+    /// Above this, no subtree is forked.
+    pub facets_max: usize,
+    /// Pages that a large transaction changes.
+    pub big: (u32, u32),
+    /// Every bound of the store that is given in bytes is divided by two to the power of this.
+    pub bounds_shift: u32,
+}
+
+impl Scale {
+    /// Every page size, and transactions larger than the smallest segment.
+    pub const FULL: Self = Self {
+        page_sizes: &PAGE_SIZES,
+        total_bytes_max: 600 << 10,
+        facets_max: 24,
+        big: (20, 200),
+        bounds_shift: 0,
+    };
+
+    /// So little in a store that it is recovered and compared in about a millisecond; what happens to it
+    /// is the same.
+    pub const SMALL: Self = Self {
+        page_sizes: PAGE_SIZES.first_chunk::<3>().expect("there are more").as_slice(),
+        total_bytes_max: 24 << 10,
+        facets_max: 8,
+        big: (8, 40),
+        bounds_shift: 2,
+    };
+}
 
 /// Options with small segments and small bounds, so that a short run meets segment switches,
 /// recycling, checkpoints and spills.
 #[must_use]
-pub fn small_options(chance: &mut Chance) -> StoreOptions {
+pub fn small_options(chance: &mut Chance, scale: Scale) -> StoreOptions {
     let segment_bytes_min = 64 << 10;
+    let shift = scale.bounds_shift;
     StoreOptions {
         create: true,
         format: FormatParams {
@@ -43,9 +79,9 @@ pub fn small_options(chance: &mut Chance) -> StoreOptions {
         },
         tunables: Tunables {
             log_buffers: chance.between(1, 3) as usize,
-            buffered_bytes_max: chance.pick(&[16 << 10, 256 << 10, 32 << 20]),
-            spill_bytes: chance.pick(&[2 << 10, 16 << 10, 64 << 10]),
-            checkpoint_log_bytes: chance.pick(&[32 << 10, 128 << 10, 1 << 20]),
+            buffered_bytes_max: chance.pick(&[16 << 10, 256 << 10, 32 << 20]) >> shift,
+            spill_bytes: chance.pick(&[2 << 10, 16 << 10, 64 << 10]) >> shift,
+            checkpoint_log_bytes: chance.pick(&[32 << 10, 128 << 10, 1 << 20]) >> shift,
             open_segments_max: chance.between(1, 4) as usize,
             retention: chance.pick(&[Retention::OFF, MEAGRE, GENEROUS, GENEROUS]),
             history_bytes_max: chance.pick(&[u64::MAX, u64::MAX, u64::MAX, 32 << 10]),
@@ -90,6 +126,7 @@ pub struct Driver {
     pub chance: Chance,
     /// Errors that are no failure of the store.
     pub tolerated: Tolerated,
+    scale: Scale,
     disk: SimDisk,
     handles: BTreeMap<FacetId, Arc<Facet>>,
     deleted: Vec<Arc<Facet>>,
@@ -118,12 +155,20 @@ impl Driver {
             model,
             chance,
             tolerated: Tolerated::default(),
+            scale: Scale::FULL,
             disk,
             handles: BTreeMap::new(),
             deleted: Vec::new(),
             held: Vec::new(),
             log: Vec::new(),
         }
+    }
+
+    /// The same, with things of another size.
+    #[must_use]
+    pub fn of_scale(mut self, scale: Scale) -> Self {
+        self.scale = scale;
+        self
     }
 
     /// What was done so far, a line each.

@@ -9,6 +9,7 @@ mod recovery;
 mod sealed;
 mod superblock;
 mod untrusted_sql;
+mod vfs_calls;
 
 pub use connections::connections;
 pub use import::import;
@@ -17,12 +18,13 @@ pub use records::records;
 pub use recovery::recovery;
 pub use superblock::superblock;
 pub use untrusted_sql::untrusted_sql;
+pub use vfs_calls::vfs_calls;
 
 /// A fuzz target's body.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, with the most bytes its inputs made from seeds have.
-pub const TARGETS: [(&str, Body, u32); 7] = [
+pub const TARGETS: [(&str, Body, u32); 8] = [
     ("connections", connections, 400),
     ("import", import, 200),
     ("operations", operations, 600),
@@ -30,4 +32,5 @@ pub const TARGETS: [(&str, Body, u32); 7] = [
     ("recovery", recovery, 40),
     ("superblock", superblock, 80),
     ("untrusted_sql", untrusted_sql, 40),
+    ("vfs_calls", vfs_calls, 500),
 ];

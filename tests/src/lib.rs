@@ -10,6 +10,7 @@
 //! - [`image`]: the files of a store as text.
 //! - [`slt`]: scripts of the `sqllogictest` format.
 //! - [`small_store`]: a store in memory for SQL to run on.
+//! - [`raw_file`]: a file of a VFS, called as SQLite calls it.
 //! - [`failing_memory`]: an allocator for SQLite that fails when it is told to.
 //! - [`corruption`]: stores that are damaged at random, and what may come of it.
 //! - [`watchdog`]: an end for tests that do not end.
@@ -34,7 +35,9 @@ pub mod failure;
 pub mod fuzz_bodies;
 pub mod hooks;
 pub mod image;
+mod incarnations;
 pub mod model;
+pub mod raw_file;
 pub mod seeds;
 pub mod sim_disk;
 pub mod sim_environment;

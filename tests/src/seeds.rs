@@ -30,12 +30,21 @@ impl SeedVariables {
             return vec![seed];
         }
         let count = number(self.count).unwrap_or(fixed);
-        let mut bytes = [0; 8];
-        Environment::system(".").entropy.fill(&mut bytes);
-        let fresh = u64::from_le_bytes(bytes);
+        let fresh = fresh();
         // Asked for more, run others than the fixed ones, else repeating finds nothing new.
         let first = if count > fixed { fresh } else { 0 };
         (0..count).map(|index| first.wrapping_add(index)).chain([fresh]).collect()
+    }
+
+    /// Seeds without end, the first of them fresh; or the one asked for.
+    pub fn fresh_seeds(self) -> Box<dyn Iterator<Item = u64>> {
+        match number(self.one) {
+            Some(seed) => Box::new(std::iter::once(seed)),
+            None => {
+                let first = fresh();
+                Box::new((0..).map(move |index| first.wrapping_add(index)))
+            }
+        }
     }
 
     /// The command that repeats a seed of a test.
@@ -43,6 +52,18 @@ impl SeedVariables {
     pub fn replay(self, seed: u64, test: &str) -> String {
         format!("{}={seed} cargo test -p lapidary-tests {test}", self.one)
     }
+}
+
+/// How many crashes and recoveries a run is to come to: what `LAPIDARY_SIM_CYCLES` says, or else `few`.
+#[must_use]
+pub fn cycles(few: u64) -> u64 {
+    number("LAPIDARY_SIM_CYCLES").unwrap_or(few)
+}
+
+fn fresh() -> u64 {
+    let mut bytes = [0; 8];
+    Environment::system(".").entropy.fill(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -47,11 +47,12 @@ mod file;
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lapidary_engine::FileName;
+use rustc_hash::FxHasher;
 
 use crate::chance::Chance;
 use file::{Inode, Survivor};
@@ -84,6 +85,8 @@ pub enum Survival {
     Nothing,
     /// Everything: the page cache had just been written back.
     Everything,
+    /// Everything but the first sector of each file, where headers are.
+    Headless,
     /// Each sector, length and name on its own, decided by this seed.
     Random(u64),
 }
@@ -368,7 +371,18 @@ impl SimDisk {
     #[must_use]
     pub fn contents(&self, name: FileName) -> Option<Vec<u8>> {
         let state = self.state();
-        state.inode_of(name).map(|inode| state.inodes[inode].visible().to_vec())
+        state.inode_of(name).map(|inode| state.inodes[inode].contents())
+    }
+
+    /// The first bytes of what reads of a file show, at most so many.
+    #[must_use]
+    pub(crate) fn beginning(&self, name: FileName, bytes_max: usize) -> Vec<u8> {
+        let state = self.state();
+        let Some(inode) = state.inode_of(name) else { return Vec::new() };
+        let inode = &state.inodes[inode];
+        let mut bytes = vec![0; bytes_max.min(inode.len() as usize)];
+        inode.read(0, &mut bytes);
+        bytes
     }
 
     /// The files there are.
@@ -386,16 +400,16 @@ impl SimDisk {
     pub fn change(&self, name: FileName, with: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
         let inode = state.inode_of(name).expect("the file to damage exists");
-        let mut bytes = state.inodes[inode].visible().to_vec();
+        let mut bytes = state.inodes[inode].contents();
         with(&mut bytes);
-        state.inodes[inode] = Inode::durable(bytes);
+        state.inodes[inode] = Inode::durable(&bytes);
     }
 
     /// A hash of everything that happened and of everything there is.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let state = self.state();
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FxHasher::default();
         state.trace.hash(&mut hasher);
         state.reads.hash(&mut hasher);
         for (name, entry) in &state.names {
@@ -425,7 +439,7 @@ fn power_lost() -> io::Error {
 }
 
 fn content_hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = FxHasher::default();
     bytes.hash(&mut hasher);
     hasher.finish()
 }

@@ -2,11 +2,13 @@
 //! long ones: what was acknowledged is there afterwards, and nothing is half there.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "it is a test")]
 
+use std::time::{Duration, Instant};
+
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Driver, Progress, Tolerated};
-use lapidary_tests::seeds::SIMULATION;
+use lapidary_tests::seeds::{SIMULATION, cycles};
 use lapidary_tests::sim_disk::{Fault, SimDisk, Survival};
-use lapidary_tests::world::{Life, World, several_lives};
+use lapidary_tests::world::{Life, Lives, Pace, World, several_lives};
 
 /// A short workload: a function of its seed.
 #[derive(Clone, Copy, Debug)]
@@ -323,7 +325,7 @@ fn random_lives() {
     for seed in seeds {
         let mut chance = Chance::from_seed(seed);
         let lives = chance.between(1, 5);
-        match several_lives(seed, chance, lives) {
+        match several_lives(seed, chance, lives, Pace::LONG) {
             Ok(lives) => recoveries += lives.recoveries,
             Err(failure) => panic!(
                 "{failure}\nto repeat: {}",
@@ -332,4 +334,55 @@ fn random_lives() {
         }
     }
     println!("{recoveries} recoveries after crashes and kills");
+}
+
+/// Short lives of small stores, each of which mostly ends amid a write or a sync: as many crashes, recoveries
+/// and checks as are asked for, over fresh seeds. It goes on after one that failed, to say how many do, but
+/// not for long.
+#[test]
+fn crash_and_recover_cycles() {
+    const SAID_EVERY: Duration = Duration::from_secs(5);
+    const LIVES: u32 = 40;
+    const VIOLATIONS_MAX: usize = 3;
+    let wanted = cycles(2000);
+    let (start, mut said) = (Instant::now(), Duration::ZERO);
+    let (mut passed, mut violations) = (Lives::default(), Vec::new());
+    let mut seeds = SIMULATION.fresh_seeds().peekable();
+    println!("seeds from {:?} on", seeds.peek());
+    while passed.cycles < wanted
+        && violations.len() < VIOLATIONS_MAX
+        && let Some(seed) = seeds.next()
+    {
+        let lived = std::panic::catch_unwind(|| {
+            several_lives(seed, Chance::from_seed(seed), LIVES, Pace::SHORT)
+        });
+        match lived {
+            Ok(Ok(lives)) => {
+                passed.cycles += lives.cycles;
+                passed.recoveries += lives.recoveries;
+            }
+            failed => {
+                let replay =
+                    SIMULATION.replay(seed, "--test engine_crash crash_and_recover_cycles");
+                let words = match failed {
+                    Ok(Err(failure)) => failure.to_string(),
+                    _ => "a panic, above".to_owned(),
+                };
+                println!("{words}\nto repeat: {replay}");
+                violations.push(seed);
+            }
+        }
+        let is_over = passed.cycles >= wanted || violations.len() == VIOLATIONS_MAX;
+        if start.elapsed() >= said + SAID_EVERY || is_over {
+            said = start.elapsed();
+            println!(
+                "{} cycles, {:.0} cycles/s, {} violations; {} recoveries, seed {seed}",
+                passed.cycles,
+                passed.cycles as f64 / said.as_secs_f64(),
+                violations.len(),
+                passed.recoveries,
+            );
+        }
+    }
+    assert!(violations.is_empty(), "violations with the seeds {violations:?}");
 }

@@ -70,3 +70,8 @@ fn superblock() {
 fn untrusted_sql() {
     smoke("untrusted_sql", 300);
 }
+
+#[test]
+fn vfs_calls() {
+    smoke("vfs_calls", 300);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lapidary_engine::{FileName, FileNo, Io, IoFile};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::sim_disk::{Fault, OperationKind, SECTOR_BYTES, SimDisk, Survival};
-use lapidary_tests::world::several_lives;
+use lapidary_tests::world::{Pace, several_lives};
 
 const FILE: FileName = FileName::Segment(FileNo(1));
 
@@ -177,10 +177,11 @@ fn one_lock_at_a_time() {
 
 #[test]
 fn the_same_seed_gives_the_same_run_byte_for_byte() {
-    for seed in 0..10 {
-        let run = || several_lives(seed, Chance::from_seed(seed), 4).unwrap();
-        assert_eq!(run(), run(), "seed {seed}");
+    for pace in [Pace::LONG, Pace::SHORT] {
+        let run = |seed| several_lives(seed, Chance::from_seed(seed), 4, pace).unwrap();
+        for seed in 0..10 {
+            assert_eq!(run(seed), run(seed), "seed {seed}");
+        }
+        assert_ne!(run(1), run(2));
     }
-    let run = |seed| several_lives(seed, Chance::from_seed(seed), 4).unwrap();
-    assert_ne!(run(1), run(2));
 }

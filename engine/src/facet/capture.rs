@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::history::{CapturedHistory, Edit, StoredHistory};
 use super::{Facet, State};
 use crate::format::StoredRef;
-use crate::format::catalog::FacetEntry;
+use crate::format::catalog::{self, FacetEntry};
 use crate::format::record;
 use crate::map::PageMap;
+use crate::sync::atomic::Ordering;
 
 /// What a checkpoint takes of a changed facet.
 #[derive(Debug)]
@@ -42,6 +43,33 @@ pub(crate) struct Checkpointed {
 /// A page map, what commits replaced, and where that is noted, as the last checkpoint has them.
 pub(crate) type CheckpointContent = (PageMap, Vec<Arc<Edit>>, StoredHistory);
 
+/// Bytes of history parts of a facet for so many bytes of notes, and of what is shared by them, at most; the first
+/// of a checkpoint are written together with a small part that is there.
+fn history_parts_bytes(notes: u64, is_first: bool) -> u64 {
+    const FIRST_BYTES: u64 = 4 << 10;
+    if notes == 0 { 0 } else { 2 * notes + if is_first { FIRST_BYTES } else { 0 } }
+}
+
+/// Most bytes by which a commit makes the next checkpoint longer: of `pages` pages of a facet that has
+/// `page_count` then, with `cut` pages gone.
+pub(super) fn growth_max(facet: &Facet, pages: usize, page_count: u32, cut: u32) -> u64 {
+    let nodes = pages as u64 * map_levels_max(page_count) * record::NODE_BYTES_MAX;
+    let notes = catalog::EDIT_FIXED_BYTES + (pages + cut as usize) * catalog::EDIT_PAGE_BYTES;
+    let is_first = !facet.is_counted.load(Ordering::Relaxed);
+    let entry = if is_first { record::chunk_bytes(facet.name().as_str().len()) } else { 0 };
+    nodes.min(record::map_bytes_max(page_count)) + history_parts_bytes(notes as u64, true) + entry
+}
+
+fn map_levels_max(page_count: u32) -> u64 {
+    let mut levels = 1;
+    let mut pages = catalog::NODE_REFS as u64;
+    while pages < u64::from(page_count) {
+        pages *= catalog::NODE_REFS as u64;
+        levels += 1;
+    }
+    levels + 1
+}
+
 impl Facet {
     /// Notes that the next checkpoint has to write the facet, up to so many more of its pages'
     /// nodes, and so many bytes of history.
@@ -56,7 +84,9 @@ impl Facet {
         let added = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
         let most = record::map_bytes_max(state.durable.meta.page_count);
         let noted = state.noted_bytes.saturating_add(added).min(most).max(state.noted_bytes);
-        let more = noted - std::mem::replace(&mut state.noted_bytes, noted) + history_bytes;
+        let nodes = noted - std::mem::replace(&mut state.noted_bytes, noted);
+        let more = nodes + history_parts_bytes(history_bytes, is_new);
+        self.is_counted.store(true, Ordering::Relaxed);
         if is_new || more > 0 {
             self.core.with_changed(|changed| {
                 if is_new {
@@ -73,6 +103,7 @@ impl Facet {
     pub(crate) fn capture(self: &Arc<Self>) -> Option<Captured> {
         let mut state = self.state();
         state.is_changed = false;
+        self.is_counted.store(false, Ordering::Relaxed);
         state.noted_bytes = 0;
         if state.is_deleted {
             return None;

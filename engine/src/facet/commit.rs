@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::capture::growth_max;
 use super::writer::encode_pages;
 use super::{Content, Facet, Snapshot, State, Writer};
 use crate::core::Core;
@@ -21,6 +22,8 @@ pub(super) struct Draft {
     pub(super) page_size: Option<PageSize>,
     pub(super) page_count: u32,
     pub(super) pages_kept: u32,
+    /// Pages that are gone.
+    pub(super) pages_cut: u32,
     /// In order of their numbers, as those in `referred`.
     pub(super) images: Vec<(PageNo, Arc<PendingPage>)>,
     pub(super) referred: Vec<Referred>,
@@ -31,6 +34,12 @@ impl Draft {
     fn bytes_max(&self) -> usize {
         let size = self.page_size.unwrap_or(PageSize::MIN);
         record::commit_bytes_max(self.referred.len(), self.images.len(), size)
+    }
+
+    /// What it adds to the checkpoint that is due, at most.
+    fn growth_max(&self) -> u64 {
+        let pages = self.referred.len() + self.images.len();
+        growth_max(&self.facet, pages, self.page_count, self.pages_cut)
     }
 
     /// The version it makes; what that takes of the facet's quotas is counted.
@@ -91,7 +100,8 @@ pub(super) fn append(
 ) -> Result<(Content, Ticket)> {
     let facet = Arc::clone(&draft.facet);
     let core = &facet.core;
-    let admission = core.log.admit(&core.segments, draft.bytes_max(), Purpose::Commit)?;
+    let admission =
+        core.log.admit(&core.segments, draft.bytes_max(), draft.growth_max(), Purpose::Commit)?;
     let wall_ms = core.environment.clock.wall_ms();
 
     // The facet's lock is held while the record is appended, so that the order of its versions is the
@@ -184,6 +194,11 @@ impl<'a, 'w> Group<'a, 'w> {
     /// Bytes that the record takes at most.
     pub(crate) fn bytes_max(&self) -> usize {
         record::GROUP_BYTES + self.drafts.iter().map(Draft::bytes_max).sum::<usize>()
+    }
+
+    /// What it adds to the checkpoint that is due, at most.
+    pub(crate) fn growth_max(&self) -> u64 {
+        self.drafts.iter().map(Draft::growth_max).sum()
     }
 
     /// See [`append_group`].

@@ -43,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{FacetEntry, VersionMeta};
 use crate::map::PageMap;
 use crate::name::FacetName;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{FacetId, Lsn, PageSize, SegmentId, Ticket, Version, View};
 
@@ -61,6 +62,8 @@ pub struct Facet {
     family: FacetId,
     core: Arc<Core>,
     state: Mutex<State>,
+    /// Whether the checkpoint that is due counts the facet's entry: `is_changed` of its state, without a lock.
+    is_counted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -158,7 +161,8 @@ impl Facet {
             is_changed: false,
             noted_bytes: 0,
         };
-        Arc::new(Self { id, family, core, state: Mutex::new(state) })
+        let is_counted = AtomicBool::new(false);
+        Arc::new(Self { id, family, core, state: Mutex::new(state), is_counted })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

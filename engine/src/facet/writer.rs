@@ -317,7 +317,7 @@ impl Writer {
             .collect();
         images.sort_unstable_by_key(|&(page, _)| page);
         let bytes = record::commit_bytes_max(0, images.len(), size);
-        let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
+        let admission = core.log.admit(&core.segments, bytes, 0, Purpose::Commit)?;
         let facet = self.facet().id;
         let place: SpillPlace = Arc::new(OnceLock::new());
         let effect_place = Arc::clone(&place);
@@ -407,6 +407,7 @@ impl Writer {
             page_size: self.stage.page_size,
             page_count: self.stage.page_count,
             pages_kept: self.stage.pages_kept,
+            pages_cut: self.base.page_count().saturating_sub(self.stage.pages_kept),
             images,
             referred,
         })

@@ -139,6 +139,11 @@ impl UnverifiedBatch {
         (here && fits && numbered).then_some(batch)
     }
 
+    /// The segment that it says it is in.
+    pub(crate) fn segment(&self) -> SegmentId {
+        self.header.segment
+    }
+
     /// Bytes of records that follow the header.
     pub(crate) fn record_bytes(&self) -> usize {
         self.records as usize

@@ -81,6 +81,8 @@ pub(crate) struct Entry {
     /// The record's bytes in its buffer.
     pub(crate) start: usize,
     pub(crate) len: usize,
+    /// What the next checkpoint is more by, at most, once the record is published.
+    pub(crate) growth: u64,
     pub(crate) effect: Effect,
 }
 
@@ -95,12 +97,13 @@ impl Buffer {
     pub(crate) fn push(
         &mut self,
         lsn: Lsn,
+        growth: u64,
         encode: impl FnOnce(Lsn, &mut Vec<u8>) -> Effect,
     ) -> usize {
         let start = self.bytes.len();
         let effect = encode(lsn, &mut self.bytes);
         let len = self.bytes.len() - start;
-        self.entries.push(Entry { lsn, start, len, effect });
+        self.entries.push(Entry { lsn, start, len, growth, effect });
         len
     }
 }

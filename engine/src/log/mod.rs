@@ -152,6 +152,11 @@ impl Log {
         self.buffered_bytes.load(Ordering::Relaxed)
     }
 
+    /// The same, after what the caller has changed: who is admitted later than this says sees that.
+    pub(crate) fn admitted_bytes(&self) -> usize {
+        self.buffered_bytes.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn is_durable(&self, ticket: Ticket) -> Result<bool> {
         if ticket.lsn() <= self.durable_lsn() {
             return Ok(true);
@@ -165,15 +170,17 @@ impl Log {
     }
 
     /// Admits a record of at most `bytes` bytes: waits while too much is buffered, and sees to it
-    /// that there is room in segments.
+    /// that there is room in segments, also for the checkpoint that is due, to which the record adds at
+    /// most `growth` bytes.
     ///
     /// Must be called before any lock is taken that publication takes, since it may flush.
-    pub(crate) fn admit(
-        &self,
-        segments: &Segments,
+    pub(crate) fn admit<'a>(
+        &'a self,
+        segments: &'a Segments,
         bytes: usize,
+        growth: u64,
         purpose: Purpose,
-    ) -> Result<Admission<'_>> {
+    ) -> Result<Admission<'a>> {
         self.check_usable()?;
         while self.buffered_bytes() > self.buffered_bytes_max {
             self.flush(segments)?;
@@ -181,8 +188,11 @@ impl Log {
             yield_now();
         }
         // A record that is admitted and not yet appended may end up in a batch of its own.
-        let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES };
-        let buffered = self.buffered_bytes.fetch_add(admission.bytes, Ordering::AcqRel);
+        let bytes_max = bytes + BLOCK_BYTES;
+        let admission = Admission { log: self, bytes: bytes_max, growth: Some((segments, growth)) };
+        segments.grow_reserve(growth);
+        // See `admitted_bytes`.
+        let buffered = self.buffered_bytes.fetch_add(admission.bytes, Ordering::SeqCst);
         segments.ensure_room(buffered + admission.bytes, bytes, purpose)?;
         Ok(admission)
     }
@@ -190,7 +200,7 @@ impl Log {
     /// Admits a record for which room was ensured together with others'.
     pub(crate) fn admit_ensured(&self, bytes: usize) -> Result<Admission<'_>> {
         self.check_usable()?;
-        let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES };
+        let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES, growth: None };
         self.buffered_bytes.fetch_add(admission.bytes, Ordering::AcqRel);
         Ok(admission)
     }
@@ -209,7 +219,8 @@ impl Log {
         let _unwinding = self.poison_if_unwinding();
         // Under the buffer's lock, so that a flush that holds all locks sees every LSN given out.
         let lsn = Lsn(self.next_lsn.fetch_add(1, Ordering::AcqRel));
-        let len = buffer.push(lsn, encode);
+        let growth = admission.growth.map_or(0, |(_, growth)| growth);
+        let len = buffer.push(lsn, growth, encode);
         drop(buffer);
         debug_assert!(len + BLOCK_BYTES <= admission.bytes, "a record is no longer than admitted");
         self.buffered_bytes.fetch_sub(admission.bytes.saturating_sub(len), Ordering::Release);
@@ -378,10 +389,14 @@ impl Drop for PoisonIfUnwinding<'_> {
 pub(crate) struct Admission<'a> {
     log: &'a Log,
     bytes: usize,
+    growth: Option<(&'a Segments, u64)>,
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
+        if let Some((segments, growth)) = self.growth {
+            segments.reserve_grown(growth);
+        }
         self.log.buffered_bytes.fetch_sub(self.bytes, Ordering::Release);
     }
 }

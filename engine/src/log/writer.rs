@@ -198,7 +198,7 @@ impl LogWriter {
         log.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         log.counters.tail_bytes.fetch_add(written, Ordering::Relaxed);
 
-        let (mut bytes, mut commits) = (0, 0);
+        let (mut bytes, mut commits, mut growth) = (0, 0, 0);
         for (_, entry) in queue.drain(..count) {
             let place = Placement { segment, record_at, start: entry.start };
             commits += match &entry.effect {
@@ -209,7 +209,10 @@ impl LogWriter {
             publish(entry.effect, entry.lsn, place, segments);
             record_at += entry.len as u64;
             bytes += entry.len;
+            growth += entry.growth;
         }
+        // What was published has been counted as changed by now.
+        segments.reserve_grown(growth);
         log.counters.commits.fetch_add(commits, Ordering::Relaxed);
         log.buffered_bytes.fetch_sub(bytes, Ordering::Release);
         log.durable.store(self.next_lsn.0 - 1, Ordering::Release);

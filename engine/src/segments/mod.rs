@@ -280,10 +280,15 @@ impl Segments {
     }
 
     /// Takes a ready segment in which `bytes` of survivors fit after the header; `None` if there is
-    /// none, and none can be made, of which a checkpoint is in no need.
-    pub(crate) fn take_for_survivors(&self, bytes: u64, born: Lsn) -> Option<Taken> {
+    /// none, and none can be made, that neither the checkpoint that is due needs nor what is `buffered`.
+    pub(crate) fn take_for_survivors(
+        &self,
+        bytes: u64,
+        born: Lsn,
+        buffered: impl Fn() -> usize,
+    ) -> Option<Taken> {
         let fits = |ready: &Ready| usable_bytes(ready.size) >= bytes;
-        for is_second_try in [false, true] {
+        loop {
             let mut table = self.table();
             let wanted = self.size_wanted(table.in_use_bytes());
             let fitting = || table.ready.iter().filter(|(_, ready)| fits(ready));
@@ -291,27 +296,32 @@ impl Segments {
             let found = large.min_by_key(|(_, ready)| ready.size);
             let found = found.or_else(|| fitting().max_by_key(|(_, ready)| ready.size));
             if let Some((file, ready)) = found.map(|(&file, &ready)| (file, ready)) {
-                let mut left = table.ready.clone();
-                left.remove(&file);
-                if self.room.is_enough_for_checkpoint(&left) {
-                    return Some(self.take_file(
-                        &mut table,
-                        file,
-                        ready,
-                        SegmentKind::Survivors,
-                        born,
-                    ));
+                // First it is no longer counted as room, then it is looked at what was admitted: a commit
+                // that finds room by what was published before is seen here.
+                table.ready.remove(&file);
+                self.room.publish(&table.ready);
+                let buffered_bytes = buffered();
+                let demand = Demand {
+                    buffered_bytes,
+                    record_bytes: buffered_bytes,
+                    purpose: Purpose::Commit,
+                };
+                if self.room.is_enough_in(&table.ready, demand, self.room.reserve_bytes()) {
+                    let kind = SegmentKind::Survivors;
+                    return Some(self.take_file(&mut table, file, ready, kind, born));
                 }
+                table.ready.insert(file, ready);
+                self.room.publish(&table.ready);
             }
             let ready = table.ready.len();
             drop(table);
+            // As long as there is space, the cleaner is not held up: what it takes is made.
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
             let is_done = |table: &Table| table.ready.len() > ready;
-            if is_second_try || self.make(bytes, Make::Reserved, is_done).is_err() {
+            if self.make(bytes, Make::Reserved, is_done).is_err() {
                 return None;
             }
         }
-        None
     }
 
     /// What a segment holds.
@@ -391,7 +401,7 @@ impl Segments {
             (table.last_file, self.size_wanted(table.in_use_bytes()))
         };
         let size_of = |wanted: u32| {
-            room::size_for(bytes, wanted).ok_or_else(|| {
+            self.room.size_for(bytes, wanted).ok_or_else(|| {
                 let what = "bytes are too much at once; use smaller transactions";
                 Error::InvalidInput(format!("{bytes} {what}"))
             })
@@ -433,8 +443,7 @@ impl Segments {
         let demand = Demand { buffered_bytes, record_bytes, purpose };
         while !self.room.is_enough(demand) {
             let reserve = self.room.reserve_bytes();
-            let active = self.room.active_bytes();
-            let is_done = |table: &Table| room::is_enough_in(&table.ready, active, demand, reserve);
+            let is_done = |table: &Table| self.room.is_enough_in(&table.ready, demand, reserve);
             if is_done(&self.table()) {
                 return Ok(());
             }
@@ -448,10 +457,16 @@ impl Segments {
                 }
                 Purpose::Delete | Purpose::Checkpoint => buffered_bytes,
             };
-            self.make(bytes, Make::Reserved, is_done).inspect_err(|error| {
-                if matches!(error, Error::NoSpace { .. }) {
+            self.make(bytes, Make::Reserved, is_done).map_err(|error| match error {
+                Error::NoSpace { path, needed_bytes } => {
                     self.is_starved.store(true, Ordering::Relaxed);
+                    // Of the size that there was no room for, as many as it takes.
+                    let size = u32::try_from(needed_bytes).unwrap_or(u32::MAX);
+                    let ready = &self.table().ready;
+                    let needed_bytes = self.room.lacking_files_bytes(ready, demand, size);
+                    Error::NoSpace { path, needed_bytes }
                 }
+                other => other,
             })?;
         }
         Ok(())
@@ -475,6 +490,40 @@ impl Segments {
     /// Bytes that the checkpoint that is due would write: commits leave room for them.
     pub(crate) fn set_reserve(&self, bytes: u64) {
         self.room.set_reserve(bytes);
+    }
+
+    /// Bytes that it would write besides what changed, and its largest record; whether facets share
+    /// anything.
+    pub(crate) fn set_others(&self, bytes: usize, largest: usize, is_shared: bool) {
+        let table = self.table();
+        self.room.set_others(bytes as u64, largest as u64, is_shared);
+        self.room.publish(&table.ready);
+    }
+
+    /// So many more.
+    pub(crate) fn add_others(&self, bytes: usize) {
+        self.room.add_others(bytes as u64);
+    }
+
+    /// Facets are about to share something.
+    pub(crate) fn set_shared(&self) {
+        self.room.set_shared();
+    }
+
+    /// So many bytes come to what changed when what is being admitted is published.
+    pub(crate) fn grow_reserve(&self, bytes: u64) {
+        self.room.grow(bytes);
+    }
+
+    /// They were counted there, or it is not appended.
+    pub(crate) fn reserve_grown(&self, bytes: u64) {
+        self.room.grown(bytes);
+    }
+
+    /// Segment files, of those in use and those that are ready.
+    pub(crate) fn file_count(&self) -> usize {
+        let table = self.table();
+        table.in_use.len() + table.ready.len()
     }
 
     /// The same of the checkpoint that is being taken.
@@ -513,7 +562,7 @@ impl Segments {
         let demand = Demand { buffered_bytes, record_bytes: 0, purpose: Purpose::Commit };
         ready.len() >= 3
             && large >= if is_busy { 3 } else { 1 }
-            && room::is_enough_in(ready, 0, demand, back)
+            && self.room.is_enough_in(ready, demand, back)
     }
 
     /// Whether a commit was refused for lack of space since this was last asked.

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::facet::Facet;
 use crate::format::StoredRef;
 use crate::format::catalog::{CHUNK_FACETS, ChunkNo, FacetEntry, VersionMeta};
+use crate::format::record;
 use crate::name::FacetName;
 use crate::types::{FacetId, Version};
 
@@ -325,6 +326,17 @@ impl Catalog {
         let below_root =
             self.by_name.range::<str, _>(from).take_while(move |(name, _)| name.is_within(&root));
         own.into_iter().chain(below_root).map(|(name, &id)| (name, id))
+    }
+
+    /// Most bytes by which a change to all facets of a subtree makes the next checkpoint longer.
+    pub(crate) fn growth_max(&self, root: &FacetName) -> u64 {
+        let mut chunks = FxHashSet::default();
+        let mut name = root.as_str().len();
+        for (below, facet) in self.subtree(root) {
+            chunks.insert(ChunkNo::of(facet));
+            name = name.max(below.as_str().len());
+        }
+        chunks.len() as u64 * record::chunk_bytes(name)
     }
 
     /// All facets, in order of name, from `after` (exclusive) on.

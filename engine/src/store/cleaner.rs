@@ -27,7 +27,7 @@ use super::holders::{Holders, Verdict};
 use super::recovery::Spot;
 use crate::error::{Error, Result};
 use crate::format::batch::{self, BatchHeader};
-use crate::format::catalog::OtherPart;
+use crate::format::catalog::{FORWARD_BYTES, OtherPart, ROOT_PART_BYTES, ROOT_SEGMENT_BYTES};
 use crate::format::record::{self, ItemKind, SURVIVOR_FIXED_BYTES, SURVIVORS_FIXED_BYTES};
 use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::{Hash, Identity, StoredRef, slot_at, stored_len};
@@ -256,6 +256,12 @@ fn choose(
     candidates
 }
 
+/// Bytes that a checkpoint needs to say where so many survivors went.
+fn forwards_bytes_max(survivors: usize) -> usize {
+    // To two segments at most, as a victim's survivors mostly go to one.
+    survivors * FORWARD_BYTES + 2 * (record::part_bytes(8) + ROOT_PART_BYTES + ROOT_SEGMENT_BYTES)
+}
+
 /// What a pass has come to.
 #[derive(Debug, Default)]
 struct Moved {
@@ -354,6 +360,8 @@ impl Pass<'_> {
             }
         };
         let slot = usize::from(kind == SegmentKind::Survivors);
+        // The checkpoint that is due will have to say where they went.
+        self.segments().add_others(forwards_bytes_max(survivors.len()));
         let mut copied = Copied::default();
         for survivor in &survivors {
             let needed = Output::bytes_for(survivor.bytes.len());
@@ -364,8 +372,9 @@ impl Pass<'_> {
                     self.moved.filled.push((full.taken.segment, full.live_bytes));
                     self.full.push((full.taken.segment, full.file));
                 }
-                let Some(taken) = self.segments().take_for_survivors(needed as u64, self.now)
-                else {
+                let buffered = || self.shared.core.log.admitted_bytes();
+                let taken = self.segments().take_for_survivors(needed as u64, self.now, buffered);
+                let Some(taken) = taken else {
                     // What was copied so far is not led to, and is in the way of nobody.
                     return Ok(false);
                 };
@@ -607,6 +616,13 @@ impl Output {
         self.file.write_at(write_at, &bytes).map_err(|source| {
             io_error(&segments.files, "write", self.taken.segment, Some(write_at), source)
         })?;
+        if write_at == 0 {
+            // Before anything else is written here: were the header lost and a later batch kept, recovery
+            // would not know that the segment's number was used.
+            self.file.sync().map_err(|source| {
+                io_error(&segments.files, "sync", self.taken.segment, None, source)
+            })?;
+        }
         let survivors_at = self.offset as usize + batch::HEADER_BYTES + SURVIVORS_FIXED_BYTES;
         for (reference, is_page, at) in self.pending_items.drain(..) {
             let slot = slot_at((survivors_at + at) as u64);

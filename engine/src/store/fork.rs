@@ -94,9 +94,11 @@ impl Store {
         // admitted any more.
         let mut facets_max = 1;
         let mut pages_max = 0;
+        let mut growth_max = record::chunk_bytes(to.as_str().len());
+        core.segments.set_shared();
         loop {
             let bytes = record::fork_bytes_max(facets_max, pages_max);
-            let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
+            let admission = core.log.admit(&core.segments, bytes, growth_max, Purpose::Commit)?;
             let mut catalog = shared.catalog_mut();
             let names = if whole_subtree {
                 catalog.plan_names(from, to)?
@@ -153,8 +155,10 @@ impl Store {
             let arrivals = planned.iter().map(|planned| (planned.name, bytes(planned)));
             catalog.settings.check_room(arrivals, None)?;
             let pages = planned.iter().map(|planned| planned.differing.len()).sum();
-            if planned.len() > facets_max || pages > pages_max {
+            let growth = planned.iter().map(Planned::growth_max).sum();
+            if planned.len() > facets_max || pages > pages_max || growth > growth_max {
                 (facets_max, pages_max) = (planned.len(), pages);
+                growth_max = growth_max.max(growth);
                 continue;
             }
             if planned.is_empty() {
@@ -229,5 +233,11 @@ struct Planned<'a> {
 impl Planned<'_> {
     fn begins(&self) -> &Content {
         self.content.as_ref().unwrap_or(&self.latest)
+    }
+
+    /// What it adds to the checkpoint that is due, at most.
+    fn growth_max(&self) -> u64 {
+        record::map_bytes_max(self.begins().meta.page_count)
+            + record::chunk_bytes(self.name.as_str().len())
     }
 }

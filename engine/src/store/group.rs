@@ -64,7 +64,12 @@ impl Store {
             _ => {}
         }
         let group = Group::new(dirty)?;
-        let admission = core.log.admit(&core.segments, group.bytes_max(), Purpose::Commit)?;
+        let admission = core.log.admit(
+            &core.segments,
+            group.bytes_max(),
+            group.growth_max(),
+            Purpose::Commit,
+        )?;
         // Forks lock several facets too, in the order of their names, with the catalog locked.
         let _catalog = self.shared.catalog();
         group.append(core, admission, log_buffer)

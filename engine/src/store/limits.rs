@@ -67,8 +67,10 @@ impl Store {
     fn set(&self, name: &FacetName, change: &CatalogChange) -> Result<Ticket> {
         let shared = &self.shared;
         let core = &shared.core;
-        let admission =
-            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
+        // All settings are written again, and this is one more.
+        let bytes = record::CATALOG_BYTES_MAX;
+        let admission = core.log.admit(&core.segments, bytes, bytes as u64, Purpose::Commit)?;
+        core.segments.add_others(bytes);
         let mut catalog = shared.catalog_mut();
         let is_new = match change {
             CatalogChange::Quota { name, bytes } => catalog.settings.set_quota(name, *bytes),

@@ -258,7 +258,9 @@ impl Store {
     pub fn delete_facet(&self, name: &FacetName) -> Result<Ticket> {
         let shared = &self.shared;
         let core = &shared.core;
-        let admit = || core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Delete);
+        let growth = shared.catalog().growth_max(name);
+        let bytes = record::CATALOG_BYTES_MAX;
+        let admit = || core.log.admit(&core.segments, bytes, growth, Purpose::Delete);
         let admission = match admit() {
             Err(Error::NoSpace { .. }) => {
                 // What is kept for a checkpoint may be all there is. It gives more back.
@@ -293,8 +295,9 @@ impl Store {
     pub fn rename_facet(&self, from: &FacetName, to: &FacetName) -> Result<Ticket> {
         let shared = &self.shared;
         let core = &shared.core;
-        let admission =
-            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
+        let growth = shared.catalog().growth_max(from);
+        let bytes = record::CATALOG_BYTES_MAX;
+        let admission = core.log.admit(&core.segments, bytes, growth, Purpose::Commit)?;
         let mut catalog = shared.catalog_mut();
         let moves = catalog.plan_rename(from, to)?;
         let bytes = catalog.subtree(from).map(|(_, id)| catalog.logical_bytes(id));
@@ -526,8 +529,9 @@ impl Shared {
     /// The facet of that name, and whether this call created it.
     fn create(&self, name: &FacetName) -> Result<(Arc<Facet>, bool)> {
         let core = &self.core;
-        let admission =
-            core.log.admit(&core.segments, record::CATALOG_BYTES_MAX, Purpose::Commit)?;
+        let growth = record::chunk_bytes(name.as_str().len());
+        let bytes = record::CATALOG_BYTES_MAX;
+        let admission = core.log.admit(&core.segments, bytes, growth, Purpose::Commit)?;
         let mut catalog = self.catalog_mut();
         if let Some(facet) = catalog.get(name, core) {
             return Ok((facet, false));

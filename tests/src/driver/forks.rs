@@ -4,12 +4,9 @@ use std::sync::Arc;
 
 use lapidary_engine::{Bookmark, Error, ErrorKind, Facet, FacetName, ForkFrom, Ticket, View};
 
-use super::{Called, Driver, NAMES, Progress, TOTAL_BYTES_MAX, name, within};
+use super::{Called, Driver, NAMES, Progress, name, within};
 use crate::failure::{Failure, wrong};
 use crate::model::{Change, FacetState, Forked, Kept, VersionState};
-
-/// Above this, no subtree is forked.
-const FACETS_MAX: usize = 24;
 
 /// What a fork may come to.
 enum Due {
@@ -55,7 +52,7 @@ impl Driver {
         let sources: Vec<(FacetName, FacetState)> = within(self.model.latest(), &from)
             .map(|(name, state)| (name.clone(), state.clone()))
             .collect();
-        if self.is_crowded() || self.model.latest().len() + sources.len() > FACETS_MAX {
+        if self.is_crowded() || self.model.latest().len() + sources.len() > self.scale.facets_max {
             return Ok(Progress::Going);
         }
         let mut names = Vec::new();
@@ -243,6 +240,6 @@ impl Driver {
 
     /// Whether there is so much already that forks should wait for deletes.
     fn is_crowded(&self) -> bool {
-        self.total_bytes() > 2 * TOTAL_BYTES_MAX
+        self.total_bytes() > 2 * self.scale.total_bytes_max
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use lapidary_engine::{Facet, FacetId, FacetName, PageNo, PageSize, View, Writer};
 
-use super::{Called, Driver, Progress, TOTAL_BYTES_MAX};
-use crate::content::{Content, PAGE_SIZES, page_bytes};
+use super::{Called, Driver, Progress};
+use crate::content::{Content, page_bytes};
 use crate::failure::{Failure, wrong};
 use crate::model::Change;
 
@@ -180,7 +180,7 @@ impl Driver {
         big: bool,
     ) -> Result<Called<()>, Failure> {
         if content.pages.is_empty() {
-            let size = self.chance.pick(&PAGE_SIZES);
+            let size = self.chance.pick(self.scale.page_sizes);
             let size = PageSize::from_bytes(size).expect("the sizes are page sizes");
             let result = writer.set_page_size(size);
             match self.called(result)? {
@@ -188,11 +188,14 @@ impl Driver {
                 ended => return Ok(ended),
             }
         }
-        let crowded = self.total_bytes() > TOTAL_BYTES_MAX;
-        let actions = if big { self.chance.between(20, 200) } else { self.chance.between(1, 6) };
+        let total_bytes_max = self.scale.total_bytes_max;
+        let (fewest, most) = self.scale.big;
+        let crowded = self.total_bytes() > total_bytes_max;
+        let actions =
+            if big { self.chance.between(fewest, most) } else { self.chance.between(1, 6) };
         for _ in 0..actions {
             let size = content.page_size.expect("it was set above");
-            let room = (TOTAL_BYTES_MAX / 2 / size.bytes()).saturating_sub(content.pages.len());
+            let room = (total_bytes_max / 2 / size.bytes()).saturating_sub(content.pages.len());
             let pages = content.page_count();
             let result = match self.chance.below(20) {
                 0 if pages > 0 => {
@@ -206,7 +209,7 @@ impl Driver {
                     writer.set_page_count(grown)
                 }
                 2 if pages > 0 && !big && self.chance.one_in(3) => {
-                    let size = self.chance.pick(&PAGE_SIZES);
+                    let size = self.chance.pick(self.scale.page_sizes);
                     let size = PageSize::from_bytes(size).expect("the sizes are page sizes");
                     let bytes = content.size_bytes() / size.bytes() * size.bytes();
                     if bytes == 0 {

@@ -132,11 +132,9 @@ impl IoFile for SimFile {
         if state.failing_reads.remove(&number) {
             return Err(io_error());
         }
-        let content = state.inodes[self.inode].visible();
-        let source = usize::try_from(offset)
-            .ok()
-            .and_then(|start| content.get(start..start.checked_add(bytes.len())?));
-        bytes.copy_from_slice(source.ok_or(io::ErrorKind::UnexpectedEof)?);
+        if !state.inodes[self.inode].read(offset, bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         if state.rotten_reads.remove(&number) && !bytes.is_empty() {
             let at = state.chance.index(bytes.len());
             bytes[at] ^= 1 << state.chance.below(8);

@@ -110,6 +110,7 @@ impl Shared {
             self.reset_emptied();
             self.recycle(&cut.position);
         }
+        checkpointer.publish_others(core);
         core.segments.set_reserve_in_flight(0);
         core.publish_reserve();
         result
@@ -152,6 +153,7 @@ impl Shared {
                 });
             }
         }
+        checkpointer.publish_others(core);
         core.segments.set_reserve_in_flight(0);
         core.publish_reserve();
         result
@@ -494,14 +496,9 @@ impl Checkpointer {
         };
         let chunks = cut.chunks.values().map(chunk);
         let chunk_max = chunks.clone().max().unwrap_or(0);
-        let chunk_count = self.chunks.len() + cut.chunks.len();
         let histories: usize = cut.captured.iter().map(history_bytes_max).sum();
         let others = self.others_bytes_max(core, cut, nodes);
-        let root = record::part_bytes(
-            64 + 24 * chunk_count
-                + ROOT_SEGMENT_BYTES * (core.segments.entries().len() + 8)
-                + ROOT_PART_BYTES * (self.others.len() + 8 + others / PART_PAYLOAD_BYTES),
-        );
+        let root = self.root_bytes_max(core, cut.chunks.len(), others);
         let all = nodes * node + histories + chunks.sum::<usize>() + others + root;
         // Each flush fills up its last block: one per level, per so many bytes, and a few more.
         let flushes = 12 + all / PART_BYTES_PER_FLUSH;
@@ -517,6 +514,28 @@ impl Checkpointer {
         }
         core.segments.set_reserve_in_flight(parts as u64);
         core.segments.ensure_room(bytes, largest, Purpose::Checkpoint)
+    }
+
+    /// Bytes of the root at most, with so many more chunks, and bytes of other parts.
+    fn root_bytes_max(&self, core: &Core, chunks: usize, others: usize) -> usize {
+        // Any file may be in use by then.
+        let segments = core.segments.file_count() + 8;
+        record::part_bytes(
+            64 + 24 * (self.chunks.len() + chunks)
+                + ROOT_SEGMENT_BYTES * segments
+                + ROOT_PART_BYTES * (self.others.len() + 8 + others / PART_PAYLOAD_BYTES),
+        )
+    }
+
+    /// Has commits, deletes and the cleaner leave room for what the next checkpoint writes besides what
+    /// changed, as far as that is known now.
+    pub(super) fn publish_others(&self, core: &Core) {
+        let settings = self.others.iter().filter(|(part, _)| *part == OtherPart::Settings);
+        let settings: usize = settings.map(|(_, part)| part.len as usize).sum();
+        let others = self.others_bytes_max(core, &self.old_cut(), 0) + settings;
+        let root = self.root_bytes_max(core, 1, others);
+        let largest = root.max(2 * PART_PAYLOAD_BYTES);
+        core.segments.set_others(others + root, largest, !self.references.is_empty());
     }
 
     /// Bytes that shared references, forwards and settings take at most after this checkpoint.

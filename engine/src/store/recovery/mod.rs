@@ -21,6 +21,7 @@
 //! | R15 | the last batch is not known to be durable | its records are written again and synced before they count |
 //! | R16 | a segment of an incarnation the superblock does not know | made ready: an earlier recovery was interrupted |
 //! | R17 | a file without a header that is no whole segment, and that nothing needs | removed: filling it was interrupted |
+//! | R18 | a first batch that is whole, of a later segment than the file's header says | its segment and incarnation are not used again: a crash took the header that was written with it |
 //!
 //! Order of the end: 1. the tail (R15) is written and synced in a segment of the new incarnation,
 //! and everything is replayed in memory; 2. the superblock says the new incarnation; 3. the store
@@ -211,9 +212,15 @@ fn recover(
     }
 
     // Also above those of recoveries that were cut off: what they wrote must not be taken for what
-    // this one writes.
-    let seen = found.headers().map(|header| header.incarnation).max().unwrap_or_default();
-    let incarnation = Incarnation(seen.max(current.incarnation).0 + 1);
+    // this one writes. Of a segment that was put to use just before a crash, the first batch may be there
+    // and the header not: with the same numbers, it would be a batch of whatever is put there next.
+    let headless = found.headless(&segments, current.store)?;
+    for &(segment, _) in &headless {
+        segments.reserve_numbers(segment, FileNo(0));
+    }
+    let headers = found.headers().map(|header| header.incarnation);
+    let seen = headers.chain(headless.into_iter().map(|(_, incarnation)| incarnation)).max();
+    let incarnation = Incarnation(seen.unwrap_or_default().max(current.incarnation).0 + 1);
     let end = log::find_end(&segments, &found, &current, false)?;
     let references = load_others(&segments, root.as_ref())?;
     let mut catalog = load_catalog(&segments, root.as_ref())?;
@@ -285,6 +292,7 @@ fn recover(
     );
     failing.0 = None;
     let checkpointer = Checkpointer::restored(superblock, root, references.references);
+    checkpointer.publish_others(&core);
     Ok(Shared {
         core,
         id: current.store,

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::corrupt;
+use super::{Spot, corrupt};
 use crate::config::FormatParams;
 use crate::error::{Error, Result};
 use crate::format::BLOCK_BYTES;
 use crate::format::StoredRef;
+use crate::format::batch::UnverifiedBatch;
 use crate::format::catalog::{Root, SegmentEntry};
-use crate::format::segment::SegmentHeader;
+use crate::format::segment::{BATCHES_AT, SegmentHeader};
 use crate::io::{FileName, Io};
 use crate::segments::{Ready, Segments};
-use crate::types::{FileNo, Lsn, SegmentId, StoreId};
+use crate::types::{FileNo, Incarnation, Lsn, SegmentId, StoreId};
 
 /// A segment file.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub(super) struct Found {
     pub(super) len: u64,
     /// `None` if it was never put to use.
     pub(super) header: Option<SegmentHeader>,
+    /// A later segment than that of the header, which the first batch says it is of, if it is whole: a
+    /// crash took the header that was written with it.
+    headless: Option<SegmentId>,
 }
 
 impl Found {
@@ -49,6 +53,27 @@ impl Files {
         self.by_number.values().filter_map(|found| found.header.as_ref())
     }
 
+    /// Segments whose header a crash took, but not the batch that was written with it, and the
+    /// incarnations that put them to use. Their numbers must not be given out again (R18).
+    ///
+    /// The first batch alone is looked at: nothing else is written to a segment before its header is synced.
+    pub(super) fn headless(
+        &self,
+        segments: &Segments,
+        store: StoreId,
+    ) -> Result<Vec<(SegmentId, Incarnation)>> {
+        let mut headless = Vec::new();
+        for (&file, found) in &self.by_number {
+            let end = u32::try_from(found.len).unwrap_or(u32::MAX);
+            let Some(segment) = found.headless else { continue };
+            let spot = Spot { store, file, segment: Some(segment), offset: BATCHES_AT, end };
+            if let Some((header, ..)) = spot.batch(segments)? {
+                headless.push((segment, header.incarnation));
+            }
+        }
+        Ok(headless)
+    }
+
     /// The header of a segment, if there is a file that holds it.
     pub(super) fn header(&self, segment: SegmentId) -> Option<&SegmentHeader> {
         self.by_number.get(self.by_segment.get(&segment)?)?.header.as_ref()
@@ -70,11 +95,17 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
         let len = file.len().map_err(failed("find the length of", Some(number)))?;
         // A file that was never put to use may be short: then it has zeros, which say that there is no
         // header. One that was in use has a header, however short it is now.
-        let mut block = vec![0; BLOCK_BYTES];
-        let there = usize::try_from(len).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
-        file.read_at(0, &mut block[..there]).map_err(failed("read", Some(number)))?;
-        let header = SegmentHeader::decode(&block, number, store)
+        let mut blocks = vec![0; 2 * BLOCK_BYTES];
+        let there = usize::try_from(len).unwrap_or(blocks.len()).min(blocks.len());
+        file.read_at(0, &mut blocks[..there]).map_err(failed("read", Some(number)))?;
+        let (block, first) = blocks.split_at(BLOCK_BYTES);
+        let header = SegmentHeader::decode(block, number, store)
             .map_err(|malformed| corrupt(&**io, number, 0, malformed.0))?;
+        let end = u32::try_from(len).unwrap_or(u32::MAX);
+        let batch = UnverifiedBatch::parse(first, store, None, BATCHES_AT, end);
+        let headless = batch.map(|batch| batch.segment()).filter(|&segment| {
+            segment > header.as_ref().map_or(SegmentId(0), |header| header.segment)
+        });
         if let Some(header) = &header {
             if u64::from(header.size) > len {
                 let detail =
@@ -89,7 +120,7 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
                 return Err(corrupt(&**io, number, 0, detail));
             }
         }
-        files.by_number.insert(number, Found { len, header });
+        files.by_number.insert(number, Found { len, header, headless });
     }
     Ok(files)
 }
