@@ -12,6 +12,7 @@ use crate::format::catalog::ChunkNo;
 use crate::format::record::{self, PartKind};
 use crate::format::{Malformed, StoredRef};
 use crate::log::Log;
+use crate::map::ImageMemory;
 use crate::name::FacetName;
 use crate::segments::{Damage, Segments};
 use crate::sync::Mutex;
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) segments: Segments,
     pub(crate) log: Log,
     pub(crate) history: HistoryBudget,
+    /// For images that stay though their records are durable.
+    pub(crate) images: Arc<ImageMemory>,
     /// Monotonic time at which the store was opened.
     pub(crate) opened_ns: u64,
     pub(crate) changed: Mutex<Changed>,

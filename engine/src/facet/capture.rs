@@ -6,6 +6,7 @@ use super::history::{CapturedHistory, Edit, StoredHistory};
 use super::{Facet, State};
 use crate::format::StoredRef;
 use crate::format::catalog::FacetEntry;
+use crate::format::page::record_bytes_max;
 use crate::format::record;
 use crate::map::PageMap;
 
@@ -44,19 +45,27 @@ pub(crate) type CheckpointContent = (PageMap, Vec<Arc<Edit>>, StoredHistory);
 
 impl Facet {
     /// Notes that the next checkpoint has to write the facet, up to so many more of its pages'
-    /// nodes, and so many bytes of history.
+    /// nodes, and so many bytes of images and of history.
     pub(super) fn note_change(
         self: &Arc<Self>,
         state: &mut State,
         pages: usize,
+        image_bytes: u64,
         history_bytes: u64,
     ) {
         let is_new = !std::mem::replace(&mut state.is_changed, true);
         let levels = u64::from(state.durable.map.levels()) + 1;
-        let added = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
-        let most = record::map_bytes_max(state.durable.meta.page_count);
-        let noted = state.noted_bytes.saturating_add(added).min(most).max(state.noted_bytes);
-        let more = noted - std::mem::replace(&mut state.noted_bytes, noted) + history_bytes;
+        let nodes = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
+        let meta = state.durable.meta;
+        let size = meta.page_size.map_or(0, record_bytes_max) as u64;
+        // Pages that change again and again are written once.
+        let note = |noted: &mut u64, added: u64, most: u64| {
+            let now = noted.saturating_add(added).min(most).max(*noted);
+            now - std::mem::replace(noted, now)
+        };
+        let more = history_bytes
+            + note(&mut state.noted_bytes, nodes, record::map_bytes_max(meta.page_count))
+            + note(&mut state.noted_image_bytes, image_bytes, u64::from(meta.page_count) * size);
         if is_new || more > 0 {
             self.core.with_changed(|changed| {
                 if is_new {
@@ -74,6 +83,7 @@ impl Facet {
         let mut state = self.state();
         state.is_changed = false;
         state.noted_bytes = 0;
+        state.noted_image_bytes = 0;
         if state.is_deleted {
             return None;
         }
@@ -128,7 +138,8 @@ impl Facet {
         state.checkpoint = Some(entry);
         if let Some((map, history)) = content {
             state.checkpoint_map = map;
-            state.history.saved(history);
+            let less = state.history.saved(history);
+            self.core.history.sub(less);
         }
     }
 
@@ -141,7 +152,12 @@ impl Facet {
             history_bytes = history.added.iter().map(|edit| edit.note_bytes()).sum();
             state.history.not_saved(history.left);
         }
-        self.note_change(&mut state, page_count, history_bytes);
+        let size = state.durable.meta.page_size.map_or(0, record_bytes_max) as u64;
+        let mut image_bytes = 0;
+        state.durable.map.for_each_page(&mut |_, page| {
+            image_bytes += if page.is_unstored() { size } else { 0 };
+        });
+        self.note_change(&mut state, page_count, image_bytes, history_bytes);
     }
 
     /// What the last checkpoint has of a facet that is gone; it is handed out once. If its history

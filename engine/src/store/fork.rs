@@ -10,6 +10,7 @@ use crate::facet::{Content, Facet};
 use crate::format::StoredRef;
 use crate::format::record::{self, ForkEntry};
 use crate::log::{Effect, ForkEffect};
+use crate::map::Settled;
 use crate::name::FacetName;
 use crate::segments::Purpose;
 use crate::types::{Lsn, PageNo, Ticket};
@@ -94,6 +95,7 @@ impl Store {
         // admitted any more.
         let mut facets_max = 1;
         let mut pages_max = 0;
+        let mut logging_images = Vec::new();
         loop {
             let bytes = record::fork_bytes_max(facets_max, pages_max);
             let admission = core.log.admit(&core.segments, bytes, Purpose::Commit)?;
@@ -149,6 +151,22 @@ impl Store {
                 }
                 held.push(state);
             }
+            // Pages that have to be named must be stored: so they are after a checkpoint, if no more deltas
+            // come in between.
+            let unstored: Vec<Arc<Facet>> = planned
+                .iter()
+                .filter(|planned| planned.is_unstored())
+                .map(|planned| Arc::clone(planned.source))
+                .collect();
+            if !unstored.is_empty() {
+                drop(planned);
+                drop(held);
+                drop(catalog);
+                drop(admission);
+                logging_images.extend(unstored.iter().map(Facet::log_images));
+                shared.checkpoint()?;
+                continue;
+            }
             let bytes = |planned: &Planned<'_>| planned.begins().meta.logical_bytes();
             let arrivals = planned.iter().map(|planned| (planned.name, bytes(planned)));
             catalog.settings.check_room(arrivals, None)?;
@@ -187,7 +205,7 @@ impl Store {
                     source: source.id(),
                     source_version: latest.meta.version,
                     meta,
-                    pages: differing,
+                    pages: differing.iter().map(placed).collect(),
                 });
                 let source = Arc::clone(source);
                 let incarnation = core.incarnation;
@@ -223,10 +241,23 @@ struct Planned<'a> {
     content: Option<Content>,
     latest: Content,
     /// Where those two differ.
-    differing: Vec<(PageNo, Option<StoredRef>)>,
+    differing: Vec<(PageNo, Settled)>,
+}
+
+/// # Panics
+/// If the page is in memory alone.
+fn placed((page, settled): &(PageNo, Settled)) -> (PageNo, Option<StoredRef>) {
+    match settled {
+        Settled::Stored(reference) => (*page, *reference),
+        Settled::Unstored(_) => panic!("what a fork names is stored"),
+    }
 }
 
 impl Planned<'_> {
+    fn is_unstored(&self) -> bool {
+        self.differing.iter().any(|(_, page)| matches!(page, Settled::Unstored(_)))
+    }
+
     fn begins(&self) -> &Content {
         self.content.as_ref().unwrap_or(&self.latest)
     }
