@@ -153,10 +153,7 @@ impl Facet {
             state.history.not_saved(history.left);
         }
         let size = state.durable.meta.page_size.map_or(0, record_bytes_max) as u64;
-        let mut image_bytes = 0;
-        state.durable.map.for_each_page(&mut |_, page| {
-            image_bytes += if page.is_unstored() { size } else { 0 };
-        });
+        let image_bytes = state.durable.map.unstored_pages() * size;
         self.note_change(&mut state, page_count, image_bytes, history_bytes);
     }
 

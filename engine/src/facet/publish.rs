@@ -161,8 +161,10 @@ impl Facet {
         state.durable = content;
         // Most of its nodes are on disk, but how many is not known without looking.
         let pages = if state.durable.map.stored_root().is_some() { 0 } else { page_count };
-        // The source has noted the images that are still to be written.
-        self.note_change(&mut state, pages, 0, 0);
+        // Images that both have are written once, but either may change first.
+        let size = state.durable.meta.page_size.map_or(0, record_bytes_max) as u64;
+        let image_bytes = state.durable.map.unstored_pages() * size;
+        self.note_change(&mut state, pages, image_bytes, 0);
     }
 
     /// The facet, which is new, is durable.

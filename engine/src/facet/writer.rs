@@ -516,7 +516,7 @@ pub(crate) fn encode_pages(
     out: &mut Vec<u8>,
 ) -> Vec<PageEffect> {
     let mut extents = page::Extents::default();
-    let mut encode = |StagedImage { page, image, base }: StagedImage| {
+    let encode = |StagedImage { page, image, base }: StagedImage| {
         let at = out.len();
         let mut encode = |image: &[u8], base: Option<page::Base<'_>>| {
             page::encode(facet, page, size, image, base, &mut extents, out)
@@ -539,7 +539,7 @@ pub(crate) fn encode_pages(
         let len = crate::format::stored_len(out.len() - at);
         PageEffect { page, at, len, crc: encoded.crc, is_delta: encoded.is_delta, image }
     };
-    images.into_iter().map(|staged| encode(staged)).collect()
+    images.into_iter().map(encode).collect()
 }
 
 impl Facet {

@@ -276,6 +276,23 @@ impl PageMap {
         });
     }
 
+    /// How many pages are in memory alone, in time for what changed since the last checkpoint: of those
+    /// below a node that has a place, none is.
+    pub(crate) fn unstored_pages(&self) -> u64 {
+        fn count(node: &Node) -> u64 {
+            if node.stored.get().is_some() {
+                return 0;
+            }
+            match &node.children {
+                Children::Pages(pages) => {
+                    pages.iter().filter(|page| page.is_unstored()).count() as u64
+                }
+                Children::Nodes(nodes) => nodes.iter().flatten().map(|node| count(node)).sum(),
+            }
+        }
+        self.root.as_deref().map_or(0, count)
+    }
+
     /// Hands every page that was written, with its index, to `each`.
     pub(crate) fn for_each_page(&self, each: &mut impl FnMut(u32, &PageRef)) {
         if let Some(root) = &self.root {

@@ -83,9 +83,14 @@ impl Images {
     /// Bytes that the log takes for them at most, and the longest of their records.
     pub(super) fn bytes_max(&self) -> (usize, usize) {
         let bytes = self.records.iter().map(Record::bytes_max);
-        let all: usize = bytes.clone().sum();
+        let mut all: usize = bytes.clone().sum();
+        let longest = bytes.max().unwrap_or(0);
+        if longest > PART_PAYLOAD_BYTES + IMAGES_BYTES {
+            // Long records can waste as much as they take, where a segment ends.
+            all *= 2;
+        }
         let flushes = if all > 0 { 2 + all / PART_BYTES_PER_FLUSH } else { 0 };
-        (all + flushes * BLOCK_BYTES, bytes.max().unwrap_or(0))
+        (all + flushes * BLOCK_BYTES, longest)
     }
 
     /// Writes them, for which there is room, and waits until they are durable; returns where they are.
