@@ -113,8 +113,7 @@ impl Facet {
         if let Err(malformed) = delta.apply(base_crc, &mut image) {
             return Ok(Err(malformed));
         }
-        let share = core.images.share_at_least(image.len());
-        let page = PendingPage::replayed(&image, epoch, delta.crc, share);
+        let page = PendingPage::replayed(&core.images, &image, epoch, delta.crc);
         Ok(Ok(PageRef::Pending(Arc::new(page))))
     }
 

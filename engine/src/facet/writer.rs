@@ -183,14 +183,15 @@ impl Writer {
         }
         self.stage.is_dirty = true;
         self.stage.page_count = self.stage.page_count.max(page.0);
+        let memory = &self.base.facet().core.images;
         match self.stage.pages.get_mut(&page.0) {
             // The same page again: nobody else holds the image, so its memory can be reused.
             Some(Staged::Image(image)) => match Arc::get_mut(image) {
                 Some(image) => image.replace(bytes),
-                None => *image = Arc::new(PendingPage::new(bytes)),
+                None => *image = Arc::new(PendingPage::new(memory, bytes)),
             },
             _ => {
-                let image = Staged::Image(Arc::new(PendingPage::new(bytes)));
+                let image = Staged::Image(Arc::new(PendingPage::new(memory, bytes)));
                 let replaced = self.stage.pages.insert(page.0, image);
                 self.stage.image_bytes += bytes.len();
                 self.release(replaced);
@@ -365,6 +366,7 @@ impl Writer {
     /// Commits `old`, a version of the past, as the next version.
     pub(super) fn commit_version(&mut self, old: &Snapshot) -> Result<Ticket> {
         let (content, base) = (old.content(), self.base.content());
+        let memory = &self.base.facet().core.images;
         let stage = &mut self.stage;
         let nothing = PageMap::default();
         // Pages of another size have nothing in common.
@@ -374,14 +376,16 @@ impl Writer {
             let reference = match settled {
                 Settled::Stored(reference) => reference,
                 // In memory alone: it is written again.
-                Settled::Unstored(image) => match image.read(PendingPage::new) {
-                    Ok(image) => {
-                        stage.image_bytes += content.meta.page_size.map_or(0, PageSize::bytes);
-                        stage.pages.insert(page.0, Staged::Image(Arc::new(image)));
-                        continue;
+                Settled::Unstored(image) => {
+                    match image.read(|image| PendingPage::new(memory, image)) {
+                        Ok(image) => {
+                            stage.image_bytes += content.meta.page_size.map_or(0, PageSize::bytes);
+                            stage.pages.insert(page.0, Staged::Image(Arc::new(image)));
+                            continue;
+                        }
+                        Err(reference) => Some(reference),
                     }
-                    Err(reference) => Some(reference),
-                },
+                }
             };
             stage.restored.push((page, reference));
         }

@@ -24,6 +24,8 @@ enum Whereabouts {
 #[derive(Debug)]
 struct Image {
     bytes: Box<[u8]>,
+    /// Where its bytes are from, and go to.
+    memory: Arc<ImageMemory>,
     /// The record that made it, once there is one: in which epoch it was appended, and its checksum.
     logged: Option<(Epoch, u32)>,
     /// Where it is stored as an image, if it is, durably.
@@ -33,28 +35,44 @@ struct Image {
 }
 
 impl Image {
-    fn new(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.into(), logged: None, place: None, share: None }
+    fn new(memory: &Arc<ImageMemory>, image: &[u8]) -> Self {
+        let bytes = memory.buffers.copy(image);
+        Self { bytes, memory: Arc::clone(memory), logged: None, place: None, share: None }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.memory.buffers.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
 impl PendingPage {
-    pub(crate) fn new(image: &[u8]) -> Self {
-        Self(Mutex::new(Whereabouts::Memory(Image::new(image))))
+    pub(crate) fn new(memory: &Arc<ImageMemory>, image: &[u8]) -> Self {
+        Self(Mutex::new(Whereabouts::Memory(Image::new(memory, image))))
     }
 
     /// Recovery: a page that is logged as a delta, and so is in memory alone.
-    pub(crate) fn replayed(image: &[u8], epoch: Epoch, crc: u32, share: Share) -> Self {
-        let logged = Some((epoch, crc));
-        let image = Image { logged, share: Some(share), ..Image::new(image) };
+    pub(crate) fn replayed(
+        memory: &Arc<ImageMemory>,
+        image: &[u8],
+        epoch: Epoch,
+        crc: u32,
+    ) -> Self {
+        let mut image = Image::new(memory, image);
+        image.logged = Some((epoch, crc));
+        image.share = Some(memory.share_at_least(image.bytes.len()));
         Self(Mutex::new(Whereabouts::Memory(image)))
     }
 
     /// Puts another image in, of the same length, into a page that is not committed yet.
+    ///
+    /// # Panics
+    /// If it is committed, and its image was let go of.
     pub(crate) fn replace(&mut self, image: &[u8]) {
         match self.0.get_mut().unwrap_or_else(PoisonError::into_inner) {
             Whereabouts::Memory(memory) => memory.bytes.copy_from_slice(image),
-            settled @ Whereabouts::Segment(_) => *settled = Whereabouts::Memory(Image::new(image)),
+            Whereabouts::Segment(_) => panic!("a page that is staged is in memory"),
         }
     }
 
@@ -138,16 +156,53 @@ impl PendingPage {
     }
 }
 
-/// Memory for images that stay though their records are durable.
+/// Memory for images, and how much of it is for those that stay though their records are durable.
 #[derive(Debug)]
 pub(crate) struct ImageMemory {
     bytes: AtomicUsize,
     bytes_max: usize,
+    buffers: Buffers,
+}
+
+/// Buffers of images that are gone. Images are made on one thread and mostly go on another, which
+/// costs an allocator more than all else about them.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// All of one length.
+    free: std::sync::Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Buffers {
+    const BYTES_MAX: usize = 4 << 20;
+
+    fn copy(&self, image: &[u8]) -> Box<[u8]> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = free.pop_if(|buffer| buffer.len() == image.len());
+        drop(free);
+        match found {
+            Some(mut buffer) => {
+                buffer.copy_from_slice(image);
+                buffer
+            }
+            None => image.into(),
+        }
+    }
+
+    fn give_back(&self, buffer: Box<[u8]>) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_alike = free.last().is_none_or(|last| last.len() == buffer.len());
+        if is_alike && (free.len() + 1) * buffer.len() <= Self::BYTES_MAX {
+            free.push(buffer);
+        } else if !is_alike {
+            // Pages of another size are in use by now, perhaps.
+            drop(free.pop());
+        }
+    }
 }
 
 impl ImageMemory {
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicUsize::new(0), bytes_max })
+        Arc::new(Self { bytes: AtomicUsize::new(0), bytes_max, buffers: Buffers::default() })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -193,7 +248,7 @@ mod tests {
 
     #[test]
     fn an_image_gives_way_to_its_place() {
-        let mut page = PendingPage::new(&[7; 512]);
+        let mut page = PendingPage::new(&ImageMemory::new(0), &[7; 512]);
         page.replace(&[8; 512]);
         assert_eq!(page.read(<[u8]>::to_vec), Ok(vec![8; 512]));
         assert_eq!(page.stored(), None);
@@ -205,7 +260,7 @@ mod tests {
     #[test]
     fn an_image_with_a_share_stays_until_it_is_let_go_of() {
         let memory = ImageMemory::new(1000);
-        let page = PendingPage::new(&[7; 512]);
+        let page = PendingPage::new(&memory, &[7; 512]);
         page.log(Epoch(2), memory.share(512, false), |_| encoded(9));
         assert_eq!((memory.bytes(), memory.share(512, false).is_none()), (512, true));
         assert!(memory.share(512, true).is_some());
@@ -219,5 +274,21 @@ mod tests {
         page.let_go();
         assert_eq!((base(Epoch(2)), page.read(|_| ())), (None, Err(stored(3))));
         assert_eq!(memory.bytes(), 0);
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let memory = ImageMemory::new(0);
+        let free = || memory.buffers.free.lock().unwrap().len();
+        let pages: Vec<_> = (0..3).map(|byte| PendingPage::new(&memory, &[byte; 512])).collect();
+        drop(pages);
+        assert_eq!(free(), 3);
+        let page = PendingPage::new(&memory, &[9; 512]);
+        assert_eq!((free(), page.read(<[u8]>::to_vec)), (2, Ok(vec![9; 512])));
+        // Another size takes the place of what is there, one by one.
+        for left in [1, 0, 1, 2] {
+            drop(PendingPage::new(&memory, &[1; 1024]));
+            assert_eq!(free(), left);
+        }
     }
 }

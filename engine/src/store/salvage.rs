@@ -180,6 +180,7 @@ struct Remains {
 /// A store that does not open, put together batch by batch.
 struct Scan<'a> {
     segments: Segments,
+    memory: Arc<ImageMemory>,
     facets: BTreeMap<FacetId, Remains>,
     notes: &'a mut Vec<String>,
 }
@@ -213,7 +214,8 @@ fn scan(
         headers.into_iter().filter(|header| header.store == StoreId(store)).collect();
     headers.sort_by_key(|header| header.segment);
     headers.iter().for_each(|header| segments.files.set_file(header.segment, header.file));
-    let mut scan = Scan { segments, facets: BTreeMap::new(), notes: &mut report.notes };
+    let memory = ImageMemory::new(0);
+    let mut scan = Scan { segments, memory, facets: BTreeMap::new(), notes: &mut report.notes };
     // What was moved is found first: page maps lead to it by the places where it was.
     for header in headers.iter().filter(|header| header.kind == SegmentKind::Survivors) {
         scan.survivors(header);
@@ -378,7 +380,9 @@ impl Scan<'_> {
                             (page, PageRef::Stored(StoredRef { segment, slot, len, crc }))
                         }
                         CommittedPage::Delta { page, record } => {
-                            (page, apply_delta(&self.segments, map.get(page.0 - 1), page, &record))
+                            let base = map.get(page.0 - 1);
+                            let (segments, memory) = (&self.segments, &self.memory);
+                            (page, apply_delta(segments, memory, base, page, &record))
                         }
                     };
                     map.set(page.0 - 1, reference);
@@ -438,7 +442,13 @@ const EPOCH: Epoch = Epoch(0);
 
 /// What a delta makes of a page. What it was made against may be missing: such a page is put where no image
 /// is, and so counts as damaged.
-fn apply_delta(segments: &Segments, base: &PageRef, page: PageNo, record: &[u8]) -> PageRef {
+fn apply_delta(
+    segments: &Segments,
+    memory: &Arc<ImageMemory>,
+    base: &PageRef,
+    page: PageNo,
+    record: &[u8],
+) -> PageRef {
     const NOWHERE: StoredRef = StoredRef { segment: SegmentId(0), slot: 0, len: 8, crc: 0 };
     let apply = || {
         let delta = UnverifiedPage::parse(record).ok()?;
@@ -456,8 +466,8 @@ fn apply_delta(segments: &Segments, base: &PageRef, page: PageNo, record: &[u8])
             })?,
         };
         delta.apply(base_crc, &mut image).ok()?;
-        let share = ImageMemory::new(usize::MAX).share_at_least(image.len());
-        Some(PageRef::Pending(Arc::new(PendingPage::replayed(&image, EPOCH, delta.crc, share))))
+        let page = PendingPage::replayed(memory, &image, EPOCH, delta.crc);
+        Some(PageRef::Pending(Arc::new(page)))
     };
     apply().unwrap_or(PageRef::Stored(NOWHERE))
 }
