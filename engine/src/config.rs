@@ -59,6 +59,10 @@ pub struct Tunables {
     /// Page bytes a transaction stages in memory before they are spilled to the log ahead of the
     /// commit. Default 8 MiB.
     pub spill_bytes: usize,
+    /// Bytes of page images that stay in memory between two checkpoints, because only their changes are
+    /// in the log since, or so that the next change can be logged alone. Default 32 MiB. When they take
+    /// more, changed pages are logged whole. 0: always. Facets that keep history log them whole, too.
+    pub delta_memory_bytes_max: usize,
     /// Log bytes after which a checkpoint is taken, and so the most that recovery replays
     /// (roughly). Default 256 MiB; a store takes them as often as it writes a thirty-second of what is
     /// live, so that the log since the last one takes little space, but not more often than every
@@ -96,6 +100,7 @@ impl Default for Tunables {
             flush_interval: Duration::from_micros(500),
             buffered_bytes_max: 32 << 20,
             spill_bytes: 8 << 20,
+            delta_memory_bytes_max: 32 << 20,
             checkpoint_log_bytes: 256 << 20,
             open_segments_max: 256,
             mapped_segments_max: 4096,

@@ -12,6 +12,7 @@ use crate::format::catalog::ChunkNo;
 use crate::format::record::{self, PartKind};
 use crate::format::{Malformed, StoredRef};
 use crate::log::Log;
+use crate::map::ImageMemory;
 use crate::name::FacetName;
 use crate::segments::{Damage, Segments};
 use crate::sync::Mutex;
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) segments: Segments,
     pub(crate) log: Log,
     pub(crate) history: HistoryBudget,
+    /// For images that stay though their records are durable.
+    pub(crate) images: Arc<ImageMemory>,
     /// Monotonic time at which the store was opened.
     pub(crate) opened_ns: u64,
     pub(crate) changed: Mutex<Changed>,
@@ -46,6 +49,8 @@ pub(crate) struct Changed {
     chunks: FxHashSet<ChunkNo>,
     /// Bytes of parts that a checkpoint of this would write, roughly and rather too many.
     pub(crate) part_bytes: u64,
+    /// And of images.
+    pub(crate) image_bytes: u64,
 }
 
 impl Changed {
@@ -109,7 +114,9 @@ impl Core {
 
     /// Has commits leave room for the checkpoint that is due.
     pub(crate) fn publish_reserve(&self) {
-        self.with_changed(|changed| self.segments.set_reserve(changed.part_bytes));
+        self.with_changed(|changed| {
+            self.segments.set_reserve(changed.part_bytes, changed.image_bytes);
+        });
     }
 
     /// Reads a checkpoint part.

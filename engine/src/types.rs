@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+/// Counts the cuts of checkpoints since the store was opened: an image may only be built on in the
+/// epoch in which it was logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(pub(crate) u64);
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

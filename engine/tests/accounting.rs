@@ -20,14 +20,28 @@ use lapidary_engine::{
 };
 
 const PAGE: usize = 512;
+const RETENTION: Retention = Retention { bytes: 1 << 20, age: Duration::from_secs(36_000) };
 const NAMES: [&str; 7] = ["a", "a/b", "a/b/c", "d", "d/e", "f", "g"];
 
 type Pages = BTreeMap<u32, u8>;
 
+/// A page as that byte stands for it; most differ from each other in one word, and so are logged as
+/// deltas.
+fn image(byte: u8) -> [u8; PAGE] {
+    if byte.is_multiple_of(4) {
+        return [byte; PAGE];
+    }
+    let mut image = [0x77; PAGE];
+    image[usize::from(byte) * 2] = byte;
+    image
+}
+
 struct Life {
     io: MemoryIo,
     store: Option<Arc<Store>>,
+    /// All the time; if not, perhaps sometimes.
     keeps_history: bool,
+    delta_memory_bytes_max: usize,
     chance: u64,
     facets: BTreeMap<FacetName, Pages>,
     bookmarks: Vec<(FacetName, Bookmark, Pages)>,
@@ -40,7 +54,8 @@ impl Life {
         let mut life = Self {
             io: MemoryIo::new(),
             store: None,
-            keeps_history: !seed.is_multiple_of(3),
+            keeps_history: seed % 3 == 1,
+            delta_memory_bytes_max: if seed.is_multiple_of(5) { 20 * PAGE } else { 1 << 20 },
             chance: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             facets: BTreeMap::new(),
             bookmarks: Vec::new(),
@@ -59,14 +74,15 @@ impl Life {
     }
 
     fn open(&mut self) {
-        let retention = Retention { bytes: 1 << 20, age: Duration::from_secs(36_000) };
+        let keeps = self.keeps_history || self.chance % 3 == 1;
         let options = StoreOptions {
             create: true,
             format: FormatParams { segment_bytes_min: 64 << 10, segment_bytes_max: 64 << 10 },
             background: Background::Manual,
             tunables: Tunables {
                 spill_bytes: 4 << 10,
-                retention: if self.keeps_history { retention } else { Retention::OFF },
+                retention: if keeps { RETENTION } else { Retention::OFF },
+                delta_memory_bytes_max: self.delta_memory_bytes_max,
                 ..Tunables::default()
             },
         };
@@ -99,7 +115,7 @@ impl Life {
         }
         for _ in 0..1 + self.below(20) {
             let (page, byte) = (1 + self.below(90), self.below(256) as u8);
-            writer.write_page(PageNo(page), &[byte; PAGE]).unwrap();
+            writer.write_page(PageNo(page), &image(byte)).unwrap();
             pages.insert(page, byte);
         }
         writer.commit(0).unwrap();
@@ -180,6 +196,10 @@ impl Life {
             17 => self.store().checkpoint().unwrap(),
             18 | 19 => drop(self.store().clean().unwrap()),
             20 => drop(self.store().maintain().unwrap()),
+            22 if !self.keeps_history => {
+                let retention = (self.below(2) == 0).then_some(RETENTION);
+                self.store().set_retention(&name, retention).unwrap();
+            }
             21 => {
                 // What is not durable is lost, and so is what was taken from it.
                 self.store().flush().unwrap();
@@ -204,8 +224,8 @@ impl Life {
             for page in 1..=snapshot.page_count() {
                 snapshot.read_page(PageNo(page), &mut image).unwrap();
                 let expected = pages.get(&page).copied().unwrap_or(0);
-                let is_right = image == [expected; PAGE];
-                assert!(is_right, "page {page} of {what} is {}: {:#?}", image[0], self.log);
+                let is_right = image == self::image(expected);
+                assert!(is_right, "page {page} of {what} is not {expected}: {:#?}", self.log);
             }
         };
         for (name, pages) in &self.facets {

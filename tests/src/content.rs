@@ -174,6 +174,21 @@ pub fn page_bytes(chance: &mut Chance, size: PageSize) -> Vec<u8> {
     }
 }
 
+/// The bytes of a page in which something was changed: a few stretches, or nothing.
+#[must_use]
+pub fn changed_bytes(chance: &mut Chance, before: &[u8]) -> Vec<u8> {
+    let mut bytes = before.to_vec();
+    let mut noise = chance.split();
+    for _ in 0..noise.below(4) {
+        let at = noise.index(bytes.len());
+        let len = 1 + noise.index(40);
+        for byte in bytes.iter_mut().skip(at).take(len) {
+            *byte = noise.below(256) as u8;
+        }
+    }
+    bytes
+}
+
 fn noise_bytes(noise: &mut Chance, size: usize) -> Vec<u8> {
     let words = (0..size / 8).flat_map(|_| noise.number().to_le_bytes());
     words.collect()

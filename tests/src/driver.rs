@@ -81,6 +81,7 @@ pub fn small_options(chance: &mut Chance, scale: Scale) -> StoreOptions {
             log_buffers: chance.between(1, 3) as usize,
             buffered_bytes_max: chance.pick(&[16 << 10, 256 << 10, 32 << 20]) >> shift,
             spill_bytes: chance.pick(&[2 << 10, 16 << 10, 64 << 10]) >> shift,
+            delta_memory_bytes_max: chance.pick(&[0, 8 << 10, 128 << 10, 64 << 20]),
             checkpoint_log_bytes: chance.pick(&[32 << 10, 128 << 10, 1 << 20]) >> shift,
             open_segments_max: chance.between(1, 4) as usize,
             retention: chance.pick(&[Retention::OFF, MEAGRE, GENEROUS, GENEROUS]),

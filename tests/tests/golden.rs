@@ -1,10 +1,9 @@
-//! Format version 1, byte by byte: a small store as this version of the format writes it, kept in
-//! `tests/fixtures/format-1/`, opens with what it holds; and the same calls still write the same
-//! bytes.
+//! The versions of the format, byte by byte: a small store as each version writes it, kept in
+//! `tests/fixtures/`, opens with what it holds; and the same calls still write the same bytes as the
+//! newest one.
 //!
-//! If the format has changed on purpose: after a release, give it a new version number, keep this
-//! fixture and its first two tests (old stores must go on opening), and add a fixture for the new
-//! version. Before the first release, or for what is no part of the format (how much is made ready
+//! If the format has changed on purpose: after a release, give it a new version number, keep the
+//! fixtures (old stores must go on opening), and add one for the new version. Before the first release, or for what is no part of the format (how much is made ready
 //! ahead, what the cleaner chooses), write the fixture anew and look at what differs:
 //!
 //! ```sh
@@ -18,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapidary_engine::{
-    Background, Environment, Facet, ForkFrom, FormatParams, Io, MemoryIo, OverlayIo, PageNo,
-    PageSize, PosixIo, Retention, Snapshot, Store, StoreOptions, Tunables, View, Writer,
+    Background, Environment, Facet, FileName, ForkFrom, FormatParams, Io, MemoryIo, OverlayIo,
+    PageNo, PageSize, PosixIo, Retention, Snapshot, Store, StoreOptions, Tunables, View, Writer,
 };
 use lapidary_tests::driver::name;
 use lapidary_tests::image::{Image, from_text, image_of, put_image, to_text};
@@ -29,8 +28,13 @@ const SEED: u64 = 1;
 const WRITE: &str = "LAPIDARY_WRITE_GOLDEN";
 const AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-fn fixture() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/format-1/store.txt")
+/// Versions of the format of which there is a fixture; the last is the one that is written.
+const FORMATS: [u32; 2] = [1, 2];
+const NEWEST: u32 = FORMATS[FORMATS.len() - 1];
+
+fn fixture(format: u32) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    directory.join(format!("format-{format}/store.txt"))
 }
 
 fn options() -> StoreOptions {
@@ -59,6 +63,14 @@ fn full(bytes: usize, seed: u8) -> Vec<u8> {
     vec![seed.wrapping_mul(2) | 1; bytes]
 }
 
+/// A full page in which a few words are others.
+fn changed(bytes: usize, seed: u8, change: u8) -> Vec<u8> {
+    let mut page = full(bytes, seed);
+    page[16..24].fill(change);
+    page[bytes - 8..].fill(change);
+    page
+}
+
 fn put(facet: &Arc<Facet>, pages: &[(u32, Vec<u8>)]) {
     stage(facet, pages).commit(0).unwrap();
 }
@@ -79,12 +91,12 @@ type Pages = Vec<(u32, Vec<u8>)>;
 
 /// What the store holds, written down apart from the calls that make it. Pages that are not named
 /// here are zeros.
-fn expected() -> BTreeMap<&'static str, (u64, u32, Pages)> {
+fn expected(format: u32) -> BTreeMap<&'static str, (u64, u32, Pages)> {
     // Version, number of pages, pages.
     let template =
         |first: u8| vec![(1, sparse(4096, first)), (2, full(4096, 5)), (3, sparse(4096, 6))];
     let counters = (1..=40).map(|page| (page, full(1024, page as u8))).collect();
-    BTreeMap::from([
+    let mut expected = BTreeMap::from([
         ("empty", (0, 0, vec![])),
         ("sizes/512", (1, 3, vec![(1, sparse(512, 1)), (3, full(512, 2))])),
         ("sizes/4096", (1, 2, vec![(1, sparse(4096, 3)), (2, full(4096, 4))])),
@@ -110,7 +122,12 @@ fn expected() -> BTreeMap<&'static str, (u64, u32, Pages)> {
         ("tail/new", (1, 1, vec![(1, sparse(1024, 55))])),
         ("pair/left", (1, 1, vec![(1, sparse(1024, 66))])),
         ("pair/right", (1, 2, vec![(1, full(512, 67)), (2, sparse(512, 68))])),
-    ])
+    ]);
+    if format >= 2 {
+        let pages = vec![(1, changed(1024, 21, 5)), (2, changed(1024, 22, 6))];
+        expected.insert("changes", (5, 2, pages));
+    }
+    expected
 }
 
 /// Versions of facet `history` that are kept, newest first: bookmark, and what page 1 has.
@@ -165,8 +182,15 @@ fn generate() -> Image {
     put(&create("spilled"), &pages);
     store.flush().unwrap();
 
+    // Pages that are logged as deltas, and that the next checkpoint writes as images.
+    let changes = create("changes");
+    for change in [1, 2] {
+        put(&changes, &[(1, changed(1024, 21, change)), (2, full(1024, 22))]);
+        store.flush().unwrap();
+    }
+
     // The process is killed: what the next open finds, writes again, and writes from there on.
-    drop((template, bob, shrunk));
+    drop((template, bob, shrunk, changes));
     drop(store);
     let store = open(Arc::new(io.clone()));
     let create = |text: &str| store.create_facet(&name(text)).unwrap();
@@ -212,6 +236,12 @@ fn generate() -> Image {
     store.checkpoint().unwrap();
     assert!(store.stat().forwards > 0 && store.stat().shared_references > 0, "{:?}", store.stat());
 
+    // Deltas since, which recovery has to apply: in the last batch, too.
+    let changes = store.open_facet(&name("changes")).unwrap();
+    put(&changes, &[(1, changed(1024, 21, 3)), (2, changed(1024, 22, 4))]);
+    put(&changes, &[(1, changed(1024, 21, 4)), (2, changed(1024, 22, 5))]);
+    store.flush().unwrap();
+
     // A tail: what recovery has to replay, the last batch not known to be durable; and a commit
     // that was never flushed.
     put(&create("tail/new"), &[(1, sparse(1024, 55))]);
@@ -222,9 +252,10 @@ fn generate() -> Image {
     store.flush().unwrap();
     drop((left, right));
     store.set_quota(&name("tail"), Some(4096)).unwrap();
+    put(&changes, &[(1, changed(1024, 21, 5)), (2, changed(1024, 22, 6))]);
     store.flush().unwrap();
     put(&counters, &[(1, full(1024, 99))]);
-    drop((history, counters));
+    drop((history, counters, changes));
     drop(store);
     image_of(&io)
 }
@@ -242,13 +273,13 @@ fn check_pages(snapshot: &Snapshot, facet: &str, count: u32, pages: &[(u32, Vec<
 }
 
 /// The store has exactly what is expected.
-fn check(store: &Store) {
+fn check(store: &Store, format: u32) {
     let listed = store.list_facets(None, None, usize::MAX).unwrap();
     let listed: Vec<String> = listed.iter().map(|facet| facet.name.to_string()).collect();
-    let mut names: Vec<&str> = expected().into_keys().collect();
+    let mut names: Vec<&str> = expected(format).into_keys().collect();
     names.sort_unstable();
     assert_eq!(listed, names);
-    for (facet, (version, count, pages)) in expected() {
+    for (facet, (version, count, pages)) in expected(format) {
         let handle = store.open_facet(&name(facet)).unwrap();
         let snapshot = handle.snapshot(View::Durable).unwrap();
         assert_eq!(snapshot.version().0, version, "{facet}");
@@ -285,62 +316,81 @@ fn check(store: &Store) {
 
     let report = store.verify(&mut |_| ()).unwrap();
     assert!(report.is_clean(), "{:#?}", report.findings);
-    assert_eq!(report.facets, expected().len() as u64);
+    assert_eq!(report.facets, expected(format).len() as u64);
 }
 
-/// The fixture, written anew if the environment asks for it.
-fn golden() -> Image {
-    if std::env::var_os(WRITE).is_some() {
+/// A fixture; that of the newest format is written anew if the environment asks for it.
+fn golden(format: u32) -> Image {
+    let fixture = fixture(format);
+    if format == NEWEST && std::env::var_os(WRITE).is_some() {
         let text = format!(
-            "# A store of format version 1, as `tests/tests/golden.rs` makes it and explains it.\n{}",
+            "# A store of format version {format}, as `tests/tests/golden.rs` makes it and explains it.\n{}",
             to_text(&generate())
         );
-        std::fs::create_dir_all(fixture().parent().unwrap()).unwrap();
+        std::fs::create_dir_all(fixture.parent().unwrap()).unwrap();
         // Tests run at the same time, and each gets a whole file.
-        let new = fixture().with_extension(format!("{:?}", std::thread::current().id()));
+        let new = fixture.with_extension(format!("{:?}", std::thread::current().id()));
         std::fs::write(&new, text).unwrap();
-        std::fs::rename(&new, fixture()).unwrap();
+        std::fs::rename(&new, &fixture).unwrap();
     }
-    from_text(&std::fs::read_to_string(fixture()).unwrap()).unwrap()
+    from_text(&std::fs::read_to_string(fixture).unwrap()).unwrap()
 }
 
 #[test]
-fn a_store_of_format_1_opens_with_all_it_holds() {
-    let directory = tempfile::tempdir().unwrap();
-    let io = PosixIo::new(&directory.path().join("store"));
-    put_image(&io, &golden());
-    let io: Arc<dyn Io> = Arc::new(io);
-    let store = open(Arc::clone(&io));
-    check(&store);
-    // It goes on from there, and is still all there when it is opened again.
-    let facet = store.create_facet(&name("zz")).unwrap();
-    put(&facet, &[(1, full(1024, 3))]);
-    store.flush().unwrap();
-    store.delete_facet(&name("zz")).unwrap();
-    store.clean().unwrap();
-    store.close().unwrap();
-    drop((facet, store));
-    check(&open(io));
+fn a_store_of_each_format_opens_with_all_it_holds() {
+    for format in FORMATS {
+        let directory = tempfile::tempdir().unwrap();
+        let io = PosixIo::new(&directory.path().join("store"));
+        put_image(&io, &golden(format));
+        let io: Arc<dyn Io> = Arc::new(io);
+        let store = open(Arc::clone(&io));
+        // Pages that only a delta is logged of are in memory.
+        assert_eq!(store.stat().image_bytes > 0, format >= 2);
+        check(&store, format);
+        // It goes on from there, and is still all there when it is opened again.
+        let facet = store.create_facet(&name("zz")).unwrap();
+        put(&facet, &[(1, full(1024, 3))]);
+        put(&facet, &[(1, changed(1024, 3, 1))]);
+        store.flush().unwrap();
+        store.delete_facet(&name("zz")).unwrap();
+        store.clean().unwrap();
+        store.close().unwrap();
+        drop((facet, store));
+        check(&open(io), format);
+    }
+}
+
+/// Else a build that does not know deltas would take them for damage.
+#[test]
+fn a_store_that_was_opened_is_of_the_newest_format() {
+    let io = MemoryIo::new();
+    put_image(&io, &golden(1));
+    drop(open(Arc::new(io.clone())));
+    let superblock = &image_of(&io)[&FileName::Superblock];
+    assert_eq!(superblock[8..12], NEWEST.to_le_bytes());
+    assert_eq!(superblock[4096 + 8..4096 + 12], NEWEST.to_le_bytes());
 }
 
 #[test]
-fn a_store_of_format_1_is_read_without_changing_a_byte() {
-    let directory = tempfile::tempdir().unwrap();
-    let io = Arc::new(PosixIo::new(&directory.path().join("store")));
-    put_image(&*io, &golden());
-    let store = open(Arc::new(OverlayIo::new(io.clone())));
-    check(&store);
-    store.close().unwrap();
-    drop(store);
-    let environment = Environment::system(directory.path().join("store"));
-    let report = Store::verify_offline(environment, &mut |_| ()).unwrap();
-    assert!(report.is_clean(), "{:#?}", report.findings);
-    assert!(image_of(&*io) == golden(), "a byte of the store has changed");
+fn a_store_of_each_format_is_read_without_changing_a_byte() {
+    for format in FORMATS {
+        let directory = tempfile::tempdir().unwrap();
+        let io = Arc::new(PosixIo::new(&directory.path().join("store")));
+        put_image(&*io, &golden(format));
+        let store = open(Arc::new(OverlayIo::new(io.clone())));
+        check(&store, format);
+        store.close().unwrap();
+        drop(store);
+        let environment = Environment::system(directory.path().join("store"));
+        let report = Store::verify_offline(environment, &mut |_| ()).unwrap();
+        assert!(report.is_clean(), "{:#?}", report.findings);
+        assert!(image_of(&*io) == golden(format), "a byte of the store has changed");
+    }
 }
 
 #[test]
 fn the_same_calls_write_the_same_bytes() {
-    let (golden, new) = (golden(), generate());
+    let (golden, new) = (golden(NEWEST), generate());
     let again = generate();
     assert!(new == again, "what is written is not a function of the calls and the seed");
     let differing = new.iter().find_map(|(file, bytes)| match golden.get(file) {

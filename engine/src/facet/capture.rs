@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::history::{CapturedHistory, Edit, StoredHistory};
-use super::{Facet, State};
+use super::{DELTA_PAGE_BYTES_MAX, Facet, State};
 use crate::format::StoredRef;
 use crate::format::catalog::{self, FacetEntry};
+use crate::format::page::record_bytes_max;
 use crate::format::record;
 use crate::map::PageMap;
 use crate::sync::atomic::Ordering;
+use crate::types::PageSize;
 
 /// What a checkpoint takes of a changed facet.
 #[derive(Debug)]
@@ -50,8 +52,14 @@ fn history_parts_bytes(notes: u64, is_first: bool) -> u64 {
     if notes == 0 { 0 } else { 2 * notes + if is_first { FIRST_BYTES } else { 0 } }
 }
 
-/// Most bytes by which a commit makes the next checkpoint longer: of `pages` pages of a facet that has
-/// `page_count` then, with `cut` pages gone.
+/// Bytes that a checkpoint writes for the image of a page that is logged as a delta, at most.
+pub(crate) fn image_bytes_max(size: Option<PageSize>) -> u64 {
+    let size = size.filter(|size| size.bytes() <= DELTA_PAGE_BYTES_MAX);
+    size.map_or(0, |size| record_bytes_max(size) + record::IMAGES_BYTES) as u64
+}
+
+/// Most bytes by which a commit makes the next checkpoint longer, images aside: of `pages` pages of a
+/// facet that has `page_count` then, with `cut` pages gone.
 pub(super) fn growth_max(facet: &Facet, pages: usize, page_count: u32, cut: u32) -> u64 {
     let nodes = pages as u64 * map_levels_max(page_count) * record::NODE_BYTES_MAX;
     let notes = catalog::EDIT_FIXED_BYTES + (pages + cut as usize) * catalog::EDIT_PAGE_BYTES;
@@ -72,29 +80,41 @@ fn map_levels_max(page_count: u32) -> u64 {
 
 impl Facet {
     /// Notes that the next checkpoint has to write the facet, up to so many more of its pages'
-    /// nodes, and so many bytes of history.
+    /// nodes, `unstored` images, and so many bytes of history.
     pub(super) fn note_change(
         self: &Arc<Self>,
         state: &mut State,
         pages: usize,
+        unstored: u64,
         history_bytes: u64,
     ) {
         let is_new = !std::mem::replace(&mut state.is_changed, true);
         let levels = u64::from(state.durable.map.levels()) + 1;
-        let added = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
-        let most = record::map_bytes_max(state.durable.meta.page_count);
-        let noted = state.noted_bytes.saturating_add(added).min(most).max(state.noted_bytes);
-        let nodes = noted - std::mem::replace(&mut state.noted_bytes, noted);
+        let nodes = (pages as u64).saturating_mul(levels * record::NODE_BYTES_MAX);
+        let meta = state.durable.meta;
+        // Pages that change again and again are written once.
+        let note = |noted: &mut u64, added: u64, most: u64| {
+            let now = noted.saturating_add(added).min(most).max(*noted);
+            now - std::mem::replace(noted, now)
+        };
+        let nodes = note(&mut state.noted_bytes, nodes, record::map_bytes_max(meta.page_count));
+        let images = note(
+            &mut state.noted_image_bytes,
+            unstored * image_bytes_max(meta.page_size),
+            // One that the history has, and the newest.
+            2 * u64::from(meta.page_count) * image_bytes_max(meta.page_size),
+        );
         let more = nodes + history_parts_bytes(history_bytes, is_new);
         self.is_counted.store(true, Ordering::Relaxed);
-        if is_new || more > 0 {
+        if is_new || more > 0 || images > 0 {
             self.core.with_changed(|changed| {
                 if is_new {
                     changed.note_chunk(self.id, &state.name);
                     changed.facets.push(Arc::clone(self));
                 }
                 changed.part_bytes += more;
-                self.core.segments.set_reserve(changed.part_bytes);
+                changed.image_bytes += images;
+                self.core.segments.set_reserve(changed.part_bytes, changed.image_bytes);
             });
         }
     }
@@ -105,6 +125,7 @@ impl Facet {
         state.is_changed = false;
         self.is_counted.store(false, Ordering::Relaxed);
         state.noted_bytes = 0;
+        state.noted_image_bytes = 0;
         if state.is_deleted {
             return None;
         }
@@ -159,7 +180,8 @@ impl Facet {
         state.checkpoint = Some(entry);
         if let Some((map, history)) = content {
             state.checkpoint_map = map;
-            state.history.saved(history);
+            let less = state.history.saved(history);
+            self.core.history.sub(less);
         }
     }
 
@@ -172,7 +194,8 @@ impl Facet {
             history_bytes = history.added.iter().map(|edit| edit.note_bytes()).sum();
             state.history.not_saved(history.left);
         }
-        self.note_change(&mut state, page_count, history_bytes);
+        let unstored = state.durable.map.unstored_pages();
+        self.note_change(&mut state, page_count, unstored, history_bytes);
     }
 
     /// What the last checkpoint has of a facet that is gone; it is handed out once. If its history

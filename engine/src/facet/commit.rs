@@ -3,18 +3,18 @@
 
 use std::sync::Arc;
 
-use super::capture::growth_max;
-use super::writer::encode_pages;
+use super::capture::{growth_max, image_bytes_max};
+use super::writer::{AsVersion, StagedImage, encode_pages};
 use super::{Content, Facet, Snapshot, State, Writer};
 use crate::core::Core;
 use crate::error::Result;
 use crate::format::catalog::VersionMeta;
 use crate::format::record::{self, CommitHeader, Referred};
 use crate::log::{Admission, CommitEffect, Effect};
-use crate::map::{PageRef, PendingPage};
+use crate::map::PageRef;
 use crate::segments::Purpose;
 use crate::sync::MutexGuard;
-use crate::types::{Lsn, PageNo, PageSize, Ticket};
+use crate::types::{Lsn, PageSize, Ticket};
 
 /// A transaction about to be appended.
 pub(super) struct Draft {
@@ -25,7 +25,7 @@ pub(super) struct Draft {
     /// Pages that are gone.
     pub(super) pages_cut: u32,
     /// In order of their numbers, as those in `referred`.
-    pub(super) images: Vec<(PageNo, Arc<PendingPage>)>,
+    pub(super) images: Vec<StagedImage>,
     pub(super) referred: Vec<Referred>,
 }
 
@@ -39,7 +39,10 @@ impl Draft {
     /// What it adds to the checkpoint that is due, at most.
     fn growth_max(&self) -> u64 {
         let pages = self.referred.len() + self.images.len();
-        growth_max(&self.facet, pages, self.page_count, self.pages_cut)
+        let may_log_deltas = self.facet.core.tunables.delta_memory_bytes_max > 0;
+        let images = if may_log_deltas { self.images.len() as u64 } else { 0 };
+        let images = images * image_bytes_max(self.page_size);
+        growth_max(&self.facet, pages, self.page_count, self.pages_cut) + images
     }
 
     /// The version it makes; what that takes of the facet's quotas is counted.
@@ -56,26 +59,38 @@ impl Draft {
         Ok(meta)
     }
 
-    /// Makes it the facet's latest version.
-    fn apply(&self, latest: &mut Content, meta: VersionMeta) {
+    /// Makes it the facet's latest version; notes what its pages were.
+    fn apply(&mut self, latest: &mut Content, meta: VersionMeta) {
         latest.meta = meta;
         latest.map.truncate(self.pages_kept, &mut |_, _| ());
         for page in &self.referred {
-            let new = page.reference.map_or(PageRef::Absent, PageRef::Stored);
-            latest.map.set(page.page.0 - 1, new);
+            latest.map.set(page.page.0 - 1, PageRef::of_stored(page.reference));
         }
-        for (page, image) in &self.images {
-            latest.map.set(page.0 - 1, PageRef::Pending(Arc::clone(image)));
+        for staged in &mut self.images {
+            let new = PageRef::Pending(Arc::clone(&staged.image));
+            if let PageRef::Pending(old) = latest.map.set(staged.page.0 - 1, new) {
+                staged.base = Some(old);
+            }
         }
     }
 
-    /// Appends its record.
-    fn encode(self, lsn: Lsn, meta: VersionMeta, out: &mut Vec<u8>) -> CommitEffect {
+    /// Appends its record, while its log buffer is locked.
+    fn encode(
+        self,
+        lsn: Lsn,
+        meta: VersionMeta,
+        may_log_deltas: bool,
+        out: &mut Vec<u8>,
+    ) -> CommitEffect {
         let Self { facet, page_size, pages_kept, images, referred, .. } = self;
         let monotonic_ns = facet.core.monotonic_ns();
         let header = CommitHeader { facet: facet.id, meta, monotonic_ns, pages_kept };
         let start = record::start_commit(lsn, &header, &referred, images.len(), out);
-        let pages = encode_pages(&facet, page_size.unwrap_or(PageSize::MIN), images, out);
+        let size = page_size.unwrap_or(PageSize::MIN);
+        let core = &facet.core;
+        let memory = may_log_deltas.then_some(&core.images);
+        let as_version = AsVersion { epoch: core.log.epoch(), memory };
+        let pages = encode_pages(facet.id, size, images, Some(as_version), out);
         record::finish(start, out);
         CommitEffect { facet, meta, pages_kept, referred, pages }
     }
@@ -94,7 +109,7 @@ impl State {
 /// Appends `draft`; `old` is the version of the past that it is, which must still be kept. Returns the
 /// new version, pinned.
 pub(super) fn append(
-    draft: Draft,
+    mut draft: Draft,
     log_buffer: usize,
     old: Option<&Snapshot>,
 ) -> Result<(Content, Ticket)> {
@@ -117,9 +132,10 @@ pub(super) fn append(
     // the log does not have.
     let _unwinding = core.log.poison_if_unwinding();
     draft.apply(&mut state.latest, meta);
-    let ticket = core
-        .log
-        .append(admission, log_buffer, |lsn, out| Effect::Commit(draft.encode(lsn, meta, out)));
+    let may_log_deltas = draft.page_size.is_some_and(|size| state.may_log_deltas(size));
+    let ticket = core.log.append(admission, log_buffer, |lsn, out| {
+        Effect::Commit(draft.encode(lsn, meta, may_log_deltas, out))
+    });
     Ok((state.appended(ticket), ticket))
 }
 
@@ -130,7 +146,7 @@ pub(super) fn append(
 fn append_group(
     core: &Core,
     admission: Admission<'_>,
-    drafts: Vec<Draft>,
+    mut drafts: Vec<Draft>,
     log_buffer: usize,
 ) -> Result<(Vec<Content>, Ticket)> {
     let facets: Vec<Arc<Facet>> = drafts.iter().map(|draft| Arc::clone(&draft.facet)).collect();
@@ -153,14 +169,15 @@ fn append_group(
     }
     // As above.
     let _unwinding = core.log.poison_if_unwinding();
-    for (draft, (state, meta)) in drafts.iter().zip(&mut reserved) {
+    for (draft, (state, meta)) in drafts.iter_mut().zip(&mut reserved) {
         draft.apply(&mut state.latest, *meta);
     }
     let ticket = core.log.append(admission, log_buffer, |lsn, out| {
         let start = record::start_group(lsn, drafts.len(), out);
-        let metas = reserved.iter().map(|&(_, meta)| meta);
-        let commits =
-            drafts.into_iter().zip(metas).map(|(draft, meta)| draft.encode(lsn, meta, out));
+        let commits = drafts.into_iter().zip(&reserved).map(|(draft, (state, meta))| {
+            let may = draft.page_size.is_some_and(|size| state.may_log_deltas(size));
+            draft.encode(lsn, *meta, may, out)
+        });
         let commits = commits.collect();
         record::finish(start, out);
         Effect::Group(commits)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::config::Retention;
 use crate::format::StoredRef;
 use crate::format::catalog::{EDIT_FIXED_BYTES, EDIT_PAGE_BYTES, StoredEdit, VersionMeta};
+use crate::format::page::record_bytes_max;
 use crate::map::{PageMap, PageRef};
 use crate::types::{PageNo, Version};
 
@@ -21,16 +22,37 @@ use crate::types::{PageNo, Version};
 pub(crate) struct Edit {
     /// The version that was replaced.
     pub(crate) meta: VersionMeta,
-    /// What it had where the next version has something else; `None`: a page never written.
-    pub(crate) pages: Vec<(PageNo, Option<StoredRef>)>,
+    /// What it had where the next version has something else. In memory alone are pages that were
+    /// logged as deltas when the facet began to keep history, until the next checkpoint.
+    pub(crate) pages: Vec<(PageNo, PageRef)>,
 }
 
 impl Edit {
-    /// Bytes that keeping it costs.
+    /// Bytes that keeping it costs. They get less when a checkpoint writes the images of pages that are
+    /// in memory alone.
     pub(crate) fn bytes(&self) -> u64 {
-        let pages: u64 =
-            self.pages.iter().filter_map(|(_, page)| *page).map(|page| u64::from(page.len)).sum();
-        pages + self.note_bytes()
+        let size = self.meta.page_size.map_or(0, record_bytes_max) as u64;
+        let bytes = |page: &PageRef| match page {
+            PageRef::Absent => 0,
+            page => page.stored().map_or(size, |reference| u64::from(reference.len)),
+        };
+        self.pages.iter().map(|(_, page)| bytes(page)).sum::<u64>() + self.note_bytes()
+    }
+
+    /// Where its pages are, as a checkpoint has them.
+    ///
+    /// # Panics
+    /// If one is in memory alone: checkpoints write images first.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (PageNo, Option<StoredRef>)> {
+        self.pages.iter().map(|(page, reference)| (*page, reference.placed()))
+    }
+
+    /// What it refers to, as a checkpoint has it.
+    ///
+    /// # Panics
+    /// As [`placed`](Self::placed).
+    pub(crate) fn references(&self) -> impl Iterator<Item = StoredRef> {
+        self.placed().filter_map(|(_, reference)| reference)
     }
 
     /// Bytes that it takes in a checkpoint.
@@ -91,20 +113,30 @@ pub(crate) struct CapturedHistory {
     pub(crate) stored: StoredHistory,
 }
 
+impl CapturedHistory {
+    /// Bytes of all that is kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.kept.iter().chain(&self.added).map(|edit| edit.bytes()).sum()
+    }
+}
+
 impl History {
     /// A history as a checkpoint has it.
     pub(super) fn restored(edits: Vec<StoredEdit>, stored: StoredHistory, newest: Version) -> Self {
         let mut this =
             Self { saved_before: newest, captured_before: newest, stored, ..Self::default() };
-        for StoredEdit { meta, mut pages } in edits {
+        let page =
+            |(page, reference): (_, Option<StoredRef>)| (page, PageRef::of_stored(reference));
+        for StoredEdit { meta, pages } in edits {
+            let pages = pages.into_iter().map(page);
             if let Some(last) = this.edits.back_mut()
                 && last.meta.version == meta.version
             {
                 // An edit that was cut into several.
                 let edit = Arc::get_mut(last).expect("nobody else knows it yet");
-                edit.pages.append(&mut pages);
+                edit.pages.extend(pages);
             } else {
-                this.edits.push_back(Arc::new(Edit { meta, pages }));
+                this.edits.push_back(Arc::new(Edit { meta, pages: pages.collect() }));
             }
         }
         this.bytes = this.edits.iter().map(|edit| edit.bytes()).sum();
@@ -163,8 +195,8 @@ impl History {
         let mut map = newest.clone();
         for edit in self.edits.iter().rev() {
             map.truncate(edit.meta.page_count, &mut |_, _| ());
-            for &(page, reference) in &edit.pages {
-                map.set(page.0 - 1, reference.map_or(PageRef::Absent, PageRef::Stored));
+            for (page, reference) in &edit.pages {
+                map.set(page.0 - 1, reference.without_image());
             }
             if edit.meta.version == version {
                 return map;
@@ -186,10 +218,14 @@ impl History {
         }
     }
 
-    /// Checkpoint: it succeeded, and has the history there.
-    pub(super) fn saved(&mut self, stored: StoredHistory) {
+    /// Checkpoint: it succeeded, and has the history there. Returns by how much what it keeps has become
+    /// less, since pages that were in memory alone are stored.
+    pub(super) fn saved(&mut self, stored: StoredHistory) -> u64 {
         self.saved_before = self.captured_before;
         self.stored = stored;
+        let before = std::mem::take(&mut self.bytes);
+        self.bytes = self.edits.iter().map(|edit| edit.bytes()).sum();
+        before - self.bytes
     }
 
     /// Checkpoint: it failed, so what it took has still to be counted out.

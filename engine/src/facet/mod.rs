@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustc_hash::FxHashSet;
 
-pub(crate) use capture::{Captured, CapturedContent, Checkpointed};
+pub(crate) use capture::{Captured, CapturedContent, Checkpointed, image_bytes_max};
 pub(crate) use commit::Group;
 pub use held::HeldPages;
 pub(crate) use history::{CapturedHistory, Edit, HistoryPart, StoredHistory};
@@ -34,6 +34,7 @@ pub use snapshot::Snapshot;
 pub(crate) use snapshot::read_stored_from;
 pub use versions::VersionInfo;
 pub use writer::Writer;
+pub(crate) use writer::{StagedImage, encode_pages};
 
 use history::History;
 
@@ -73,6 +74,8 @@ struct State {
     name_ticket: Ticket,
     is_deleted: bool,
     has_writer: bool,
+    /// How many want its pages to be stored as images: see [`Facet::log_images`].
+    images_wanted: u32,
     limits: Limits,
     latest: Content,
     latest_ticket: Ticket,
@@ -86,8 +89,9 @@ struct State {
     checkpoint_map: PageMap,
     /// Whether the facet is in [`Changed`](crate::core::Changed).
     is_changed: bool,
-    /// Bytes of map nodes counted in [`Changed`](crate::core::Changed) for it.
+    /// Bytes of map nodes counted in [`Changed`](crate::core::Changed) for it, and of images.
     noted_bytes: u64,
+    noted_image_bytes: u64,
     /// Whether maps and history are in memory; if not, `checkpoint` says where they are.
     is_loaded: bool,
 }
@@ -149,6 +153,7 @@ impl Facet {
             name_ticket: Ticket::DURABLE,
             is_deleted: false,
             has_writer: false,
+            images_wanted: 0,
             limits,
             latest: content.clone(),
             latest_ticket: Ticket::DURABLE,
@@ -160,6 +165,7 @@ impl Facet {
             checkpoint_map: PageMap::default(),
             is_changed: false,
             noted_bytes: 0,
+            noted_image_bytes: 0,
         };
         let is_counted = AtomicBool::new(false);
         Arc::new(Self { id, family, core, state: Mutex::new(state), is_counted })
@@ -304,6 +310,13 @@ impl Facet {
         Ok(Writer::new(base.clone()))
     }
 
+    /// From now on until the guard is dropped, commits log images and no deltas. So after a checkpoint
+    /// that begins later, all pages of the facet are stored.
+    pub(crate) fn log_images(self: &Arc<Self>) -> LogImages {
+        self.state().images_wanted += 1;
+        LogImages(Arc::clone(self))
+    }
+
     /// Gives the facet another name; the catalog's lock is held.
     pub(crate) fn set_name(&self, name: FacetName) {
         self.state().name = name;
@@ -368,7 +381,29 @@ impl Facet {
     }
 }
 
+/// See [`Facet::log_images`].
+#[derive(Debug)]
+pub(crate) struct LogImages(Arc<Facet>);
+
+impl Drop for LogImages {
+    fn drop(&mut self) {
+        self.0.state().images_wanted -= 1;
+    }
+}
+
+/// Largest page that is logged as a delta: the images that a checkpoint writes are no longer than its
+/// other parts, which is what room is kept back for.
+const DELTA_PAGE_BYTES_MAX: usize = 8 << 10;
+
 impl State {
+    /// Whether commits may log pages of `size` as deltas. Where history is kept, what is replaced is referred
+    /// to.
+    fn may_log_deltas(&self, size: PageSize) -> bool {
+        self.images_wanted == 0
+            && !self.limits.retention.is_on()
+            && size.bytes() <= DELTA_PAGE_BYTES_MAX
+    }
+
     fn pin(&mut self, content: &Content) {
         let version = content.meta.version;
         match self.pins.binary_search_by_key(&version, |pin| pin.version) {

@@ -7,19 +7,21 @@
 use std::sync::Arc;
 
 use super::history::Edit;
+use super::snapshot::read_stored;
 use super::{Content, Facet, State};
-use crate::format::StoredRef;
 use crate::format::catalog::VersionMeta;
+use crate::format::page::UnverifiedPage;
 use crate::format::record::Referred;
+use crate::format::{Malformed, StoredRef};
 use crate::log::{CommitEffect, PageEffect};
-use crate::map::{PageMap, PageRef};
+use crate::map::{PageMap, PageRef, PendingPage};
 use crate::types::{Incarnation, Lsn, PageNo};
 
 /// A commit as it changes the durable version.
 pub(crate) struct Committed<'a> {
     pub(crate) meta: VersionMeta,
     pub(crate) pages_kept: u32,
-    pub(crate) pages: &'a mut dyn Iterator<Item = (PageNo, Option<StoredRef>)>,
+    pub(crate) pages: &'a mut dyn Iterator<Item = (PageNo, PageRef)>,
 }
 
 impl Facet {
@@ -28,26 +30,28 @@ impl Facet {
         self: &Arc<Self>,
         commit: &CommitEffect,
         lsn: Lsn,
-        pages: impl Iterator<Item = (&'a PageEffect, StoredRef)> + Clone,
+        pages: impl Iterator<Item = (&'a PageEffect, StoredRef)>,
     ) {
         let mut state = self.state();
         let page_count = commit.referred.len() + commit.pages.len();
         self.note_spilled(&commit.referred);
-        let referred = commit.referred.iter().map(|page| (page.page, page.reference));
-        let placed = pages.clone().map(|(page, reference)| (page.page, Some(reference)));
+        let referred = commit.referred.iter();
+        let referred = referred.map(|page| (page.page, PageRef::of_stored(page.reference)));
+        // Whoever holds an older or a newer version reads what is settled from the log from now on.
+        let placed = pages.map(|(page, reference)| {
+            let stays = page.is_delta || page.image.settle(reference);
+            let pending = || PageRef::Pending(Arc::clone(&page.image));
+            (page.page, if stays { pending() } else { PageRef::Stored(reference) })
+        });
         let meta = VersionMeta { lsn, ..commit.meta };
         let committed =
             Committed { meta, pages_kept: commit.pages_kept, pages: &mut referred.chain(placed) };
-        let history_bytes = self.apply(&mut state, committed);
-        // Whoever holds an older or a newer version reads these pages from the log from now on.
-        for (page, reference) in pages {
-            page.image.settle(reference);
-        }
+        let (history_bytes, unstored) = self.apply(&mut state, committed);
         if state.latest.meta.version == meta.version {
             state.latest = state.durable.clone();
         }
         self.trim(&mut state);
-        self.note_change(&mut state, page_count, history_bytes);
+        self.note_change(&mut state, page_count, unstored, history_bytes);
     }
 
     /// Pages that were spilled stay pinned until a checkpoint has counted them.
@@ -66,11 +70,65 @@ impl Facet {
     pub(crate) fn replay_commit(self: &Arc<Self>, commit: Committed<'_>) -> crate::Result<()> {
         let mut state = self.loaded()?;
         let page_count = commit.pages.size_hint().0;
-        let history_bytes = self.apply(&mut state, commit);
+        let (history_bytes, unstored) = self.apply(&mut state, commit);
         state.latest = state.durable.clone();
         // Else a commit that came while nothing was to be kept would leave a gap behind what still is.
         self.trim(&mut state);
-        self.note_change(&mut state, page_count, history_bytes);
+        self.note_change(&mut state, page_count, unstored, history_bytes);
+        Ok(())
+    }
+
+    /// Recovery: what a delta makes of a page of the version before.
+    ///
+    /// # Errors
+    /// As [`Facet::snapshot`], if that cannot be read; within, if it makes nothing of it.
+    pub(crate) fn replay_delta(
+        &self,
+        page: PageNo,
+        record: &[u8],
+    ) -> crate::Result<Result<PageRef, Malformed>> {
+        let state = self.loaded()?;
+        let core = &self.core;
+        let epoch = core.log.epoch();
+        let delta = match UnverifiedPage::parse(record) {
+            Ok(delta) => delta,
+            Err(malformed) => return Ok(Err(malformed)),
+        };
+        let mut image = vec![0; delta.size().bytes()];
+        let base_crc = match state.durable.map.get(page.0 - 1) {
+            PageRef::Absent => None,
+            PageRef::Stored(base) => {
+                read_stored(core, *base, page, &mut image, || state.name.to_string())?;
+                Some(base.crc)
+            }
+            PageRef::Pending(base) => base.with_base(epoch, |base| {
+                let base = base.filter(|base| base.image.len() == image.len())?;
+                image.copy_from_slice(base.image);
+                Some(base.crc)
+            }),
+        };
+        let Some(base_crc) = base_crc else {
+            return Ok(Err(Malformed("a delta has no image to be made against")));
+        };
+        if let Err(malformed) = delta.apply(base_crc, &mut image) {
+            return Ok(Err(malformed));
+        }
+        let page = PendingPage::replayed(&core.images, &image, epoch, delta.crc);
+        Ok(Ok(PageRef::Pending(Arc::new(page))))
+    }
+
+    /// Recovery: whether a delta of the page can be replayed, as far as reading goes.
+    ///
+    /// # Errors
+    /// As [`Facet::snapshot`], if what it would be made against cannot be read.
+    pub(crate) fn check_base(&self, page: PageNo) -> crate::Result<()> {
+        let state = self.loaded()?;
+        if let (PageRef::Stored(base), Some(size)) =
+            (state.durable.map.get(page.0 - 1), state.durable.meta.page_size)
+        {
+            let name = || state.name.to_string();
+            read_stored(&self.core, *base, page, &mut vec![0; size.bytes()], name)?;
+        }
         Ok(())
     }
 
@@ -102,7 +160,9 @@ impl Facet {
         state.durable = content;
         // Most of its nodes are on disk, but how many is not known without looking.
         let pages = if state.durable.map.stored_root().is_some() { 0 } else { page_count };
-        self.note_change(&mut state, pages, 0);
+        // Images that both have are written once, but either may change first.
+        let unstored = state.durable.map.unstored_pages();
+        self.note_change(&mut state, pages, unstored, 0);
     }
 
     /// The facet, which is new, is durable.
@@ -112,12 +172,12 @@ impl Facet {
         if state.latest.meta.version == state.durable.meta.version {
             state.latest.meta.lsn = lsn;
         }
-        self.note_change(&mut state, 0, 0);
+        self.note_change(&mut state, 0, 0, 0);
     }
 
     /// The facet has a new name, durably.
     pub(crate) fn publish_touch(self: &Arc<Self>) {
-        self.note_change(&mut self.state(), 0, 0);
+        self.note_change(&mut self.state(), 0, 0, 0);
     }
 
     /// The delete of the facet is durable.
@@ -130,7 +190,7 @@ impl Facet {
         self.core.with_changed(|changed| {
             changed.note_chunk(self.id, &name);
             changed.deleted.push(Arc::clone(self));
-            self.core.segments.set_reserve(changed.part_bytes);
+            self.core.segments.set_reserve(changed.part_bytes, changed.image_bytes);
         });
     }
 
@@ -156,52 +216,54 @@ impl Facet {
     pub(crate) fn trim_history(self: &Arc<Self>) -> crate::Result<()> {
         let mut state = self.loaded()?;
         if self.trim(&mut state) && !state.is_deleted {
-            self.note_change(&mut state, 0, 0);
+            self.note_change(&mut state, 0, 0, 0);
         }
         Ok(())
     }
 
     /// Makes a commit the durable version; returns the bytes that a checkpoint has to write of its
-    /// history.
-    fn apply(&self, state: &mut State, commit: Committed<'_>) -> u64 {
+    /// history, and how many pages are in memory alone since.
+    fn apply(&self, state: &mut State, commit: Committed<'_>) -> (u64, u64) {
         let before = state.history.bytes();
-        let note_bytes = state.apply(commit);
+        let bytes = state.apply(commit);
         self.core.history.add(state.history.bytes() - before);
-        note_bytes
+        bytes
     }
 }
 
 impl State {
-    fn apply(&mut self, commit: Committed<'_>) -> u64 {
+    /// Returns what the facet's `apply` does.
+    fn apply(&mut self, commit: Committed<'_>) -> (u64, u64) {
         let before = self.durable.meta;
         let mut map = std::mem::take(&mut self.durable.map);
-        let mut replaced: Vec<(PageNo, Option<StoredRef>)> = Vec::new();
+        let mut replaced: Vec<(PageNo, PageRef)> = Vec::new();
+        let mut unstored = 0;
         let keeps = self.limits.retention.is_on();
-        map.truncate(commit.pages_kept, &mut |index, reference| {
+        map.truncate(commit.pages_kept, &mut |index, page| {
             if keeps {
-                replaced.push((PageNo(index + 1), Some(reference)));
+                replaced.push((PageNo(index + 1), page.without_image()));
             }
         });
         let cut_off = replaced.len();
         replaced.sort_unstable_by_key(|&(page, _)| page);
-        for (page, reference) in commit.pages {
-            let new = reference.map_or(PageRef::Absent, PageRef::Stored);
+        for (page, new) in commit.pages {
+            let is_unstored = new.is_unstored();
             let old = map.set(page.0 - 1, new);
+            unstored += u64::from(is_unstored && (keeps || !old.is_unstored()));
             let is_noted =
-                || replaced[..cut_off].binary_search_by_key(&page, |&(page, _)| page).is_ok();
+                || replaced[..cut_off].binary_search_by_key(&page, |(page, _)| *page).is_ok();
             if keeps && page.0 <= before.page_count && (page.0 <= commit.pages_kept || !is_noted())
             {
-                let old = if let PageRef::Stored(old) = old { Some(old) } else { None };
-                replaced.push((page, old));
+                replaced.push((page, old.without_image()));
             }
         }
         self.durable = Content { meta: commit.meta, map };
         if !keeps {
-            return 0;
+            return (0, unstored);
         }
         let edit = Edit { meta: before, pages: replaced };
         let note_bytes = edit.note_bytes();
         self.history.push(edit);
-        note_bytes
+        (note_bytes, unstored)
     }
 }

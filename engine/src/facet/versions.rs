@@ -5,9 +5,8 @@ use std::sync::Arc;
 use super::{Content, Facet, Snapshot, State};
 use crate::bookmark::Bookmark;
 use crate::error::{Error, Result};
-use crate::format::StoredRef;
 use crate::format::catalog::VersionMeta;
-use crate::map::{PageMap, differing_pages};
+use crate::map::{PageMap, Settled, differing_pages};
 use crate::sync::MutexGuard;
 use crate::types::{Lsn, PageNo, PageSize};
 
@@ -157,7 +156,7 @@ impl HeldFacet<'_> {
     }
 
     /// Where `content` differs from the latest version.
-    pub(crate) fn differing(&self, content: &Option<Content>) -> Vec<(PageNo, Option<StoredRef>)> {
+    pub(crate) fn differing(&self, content: &Option<Content>) -> Vec<(PageNo, Settled)> {
         let Some(content) = content else { return Vec::new() };
         let nothing = PageMap::default();
         // Pages of another size have nothing in common.

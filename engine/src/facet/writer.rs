@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::format::record::{self, Referred};
 use crate::format::{StoredRef, page};
 use crate::log::{Effect, PageEffect, SpillPlace};
-use crate::map::{PageMap, PendingPage, differing_pages};
+use crate::map::{ImageMemory, PageMap, PendingPage, Settled, differing_pages};
 use crate::segments::Purpose;
-use crate::types::{PageNo, PageSize, Ticket, View};
+use crate::types::{Epoch, FacetId, PageNo, PageSize, Ticket, View};
 
 /// A page of the open transaction.
 #[derive(Debug)]
@@ -183,20 +183,19 @@ impl Writer {
         }
         self.stage.is_dirty = true;
         self.stage.page_count = self.stage.page_count.max(page.0);
+        let memory = &self.base.facet().core.images;
         match self.stage.pages.get_mut(&page.0) {
             // The same page again: nobody else holds the image, so its memory can be reused.
             Some(Staged::Image(image)) => match Arc::get_mut(image) {
                 Some(image) => image.replace(bytes),
-                None => *image = Arc::new(PendingPage::new(bytes)),
+                None => *image = Arc::new(PendingPage::new(memory, bytes)),
             },
             _ => {
-                let image = Staged::Image(Arc::new(PendingPage::new(bytes)));
+                let image = Staged::Image(Arc::new(PendingPage::new(memory, bytes)));
                 let replaced = self.stage.pages.insert(page.0, image);
                 self.stage.image_bytes += bytes.len();
                 self.release(replaced);
-                if self.stage.image_bytes > self.core().tunables.spill_bytes {
-                    self.spill().inspect_err(|_| self.stage.is_broken = true)?;
-                }
+                self.spill_if_many().inspect_err(|_| self.stage.is_broken = true)?;
             }
         }
         Ok(())
@@ -302,20 +301,28 @@ impl Writer {
         Ok(())
     }
 
+    fn spill_if_many(&mut self) -> Result<()> {
+        if self.stage.image_bytes > self.core().tunables.spill_bytes {
+            self.spill()
+        } else {
+            Ok(())
+        }
+    }
+
     /// Writes the staged images to the log ahead of the commit and lets go of their memory.
     pub(super) fn spill(&mut self) -> Result<()> {
         let size = self.stage.page_size.expect("staged pages have a size");
         let core = Arc::clone(&self.facet().core);
-        let mut images: Vec<(PageNo, Arc<PendingPage>)> = self
+        let mut images: Vec<StagedImage> = self
             .stage
             .pages
             .iter()
             .filter_map(|(&page, staged)| match staged {
-                Staged::Image(image) => Some((PageNo(page), Arc::clone(image))),
+                Staged::Image(image) => Some(StagedImage::new(PageNo(page), image)),
                 Staged::Spilled(_) => None,
             })
             .collect();
-        images.sort_unstable_by_key(|&(page, _)| page);
+        images.sort_unstable_by_key(|staged| staged.page);
         let bytes = record::commit_bytes_max(0, images.len(), size);
         let admission = core.log.admit(&core.segments, bytes, 0, Purpose::Commit)?;
         let facet = self.facet().id;
@@ -323,7 +330,7 @@ impl Writer {
         let effect_place = Arc::clone(&place);
         let ticket = core.log.append(admission, 0, |lsn, out| {
             let start = record::start_spill(lsn, facet, images.len(), out);
-            let pages = encode_pages(self.facet(), size, images, out);
+            let pages = encode_pages(facet, size, images, None, out);
             record::finish(start, out);
             Effect::Spill { pages, place: effect_place }
         });
@@ -359,17 +366,34 @@ impl Writer {
     /// Commits `old`, a version of the past, as the next version.
     pub(super) fn commit_version(&mut self, old: &Snapshot) -> Result<Ticket> {
         let (content, base) = (old.content(), self.base.content());
+        let memory = &self.base.facet().core.images;
         let stage = &mut self.stage;
         let nothing = PageMap::default();
         // Pages of another size have nothing in common.
         let is_same_size = content.meta.page_size == base.meta.page_size;
         let from = if is_same_size { &base.map } else { &nothing };
-        stage.restored = differing_pages(from, &content.map, content.meta.page_count);
+        for (page, settled) in differing_pages(from, &content.map, content.meta.page_count) {
+            let reference = match settled {
+                Settled::Stored(reference) => reference,
+                // In memory alone: it is written again.
+                Settled::Unstored(image) => {
+                    match image.read(|image| PendingPage::new(memory, image)) {
+                        Ok(image) => {
+                            stage.image_bytes += content.meta.page_size.map_or(0, PageSize::bytes);
+                            stage.pages.insert(page.0, Staged::Image(Arc::new(image)));
+                            continue;
+                        }
+                        Err(reference) => Some(reference),
+                    }
+                }
+            };
+            stage.restored.push((page, reference));
+        }
         stage.page_size = content.meta.page_size;
         stage.page_count = content.meta.page_count;
         stage.pages_kept = if is_same_size { stage.pages_kept.min(stage.page_count) } else { 0 };
         stage.is_dirty = true;
-        let result = self.append_commit(0, Some(old));
+        let result = self.spill_if_many().and_then(|()| self.append_commit(0, Some(old)));
         if result.is_err() {
             self.discard();
         }
@@ -394,13 +418,13 @@ impl Writer {
         for (&page, staged) in &self.stage.pages {
             let page = PageNo(page);
             match staged {
-                Staged::Image(image) => images.push((page, Arc::clone(image))),
+                Staged::Image(image) => images.push(StagedImage::new(page, image)),
                 Staged::Spilled(reference) => {
                     referred.push(Referred { page, reference: Some(*reference), is_spilled: true });
                 }
             }
         }
-        images.sort_unstable_by_key(|&(page, _)| page);
+        images.sort_unstable_by_key(|staged| staged.page);
         referred.sort_unstable_by_key(|referred| referred.page);
         Ok(Draft {
             facet: Arc::clone(self.facet()),
@@ -466,20 +490,59 @@ impl Drop for Writer {
     }
 }
 
-/// Appends the page records of `images`.
-pub(super) fn encode_pages(
-    facet: &Facet,
+/// A page about to be appended.
+pub(crate) struct StagedImage {
+    pub(crate) page: PageNo,
+    pub(crate) image: Arc<PendingPage>,
+    /// What it was in the version before, if that may be in memory.
+    pub(crate) base: Option<Arc<PendingPage>>,
+}
+
+impl StagedImage {
+    pub(crate) fn new(page: PageNo, image: &Arc<PendingPage>) -> Self {
+        Self { page, image: Arc::clone(image), base: None }
+    }
+}
+
+/// That pages are appended as those of a new version, which later ones can be built on.
+#[derive(Clone, Copy)]
+pub(crate) struct AsVersion<'a> {
+    pub(crate) epoch: Epoch,
+    /// For the images of pages that are appended as deltas, or may be later; `None`: neither.
+    pub(crate) memory: Option<&'a Arc<ImageMemory>>,
+}
+
+/// Appends the page records of `images`, while their log buffer is locked.
+pub(crate) fn encode_pages(
+    facet: FacetId,
     size: PageSize,
-    images: Vec<(PageNo, Arc<PendingPage>)>,
+    images: Vec<StagedImage>,
+    as_version: Option<AsVersion<'_>>,
     out: &mut Vec<u8>,
 ) -> Vec<PageEffect> {
-    let mut extents = Vec::new();
-    let encode = |(page, image): (PageNo, Arc<PendingPage>)| {
+    let mut extents = page::Extents::default();
+    let encode = |StagedImage { page, image, base }: StagedImage| {
         let at = out.len();
-        let encoded =
-            image.read(|image| page::encode(facet.id, page, size, image, &mut extents, out));
-        let crc = encoded.expect("a page that is not in the log yet is in memory");
-        PageEffect { page, at, len: crate::format::stored_len(out.len() - at), crc, image }
+        let mut encode = |image: &[u8], base: Option<page::Base<'_>>| {
+            page::encode(facet, page, size, image, base, &mut extents, out)
+        };
+        let encoded = match as_version {
+            Some(AsVersion { epoch, memory }) => {
+                let share = memory.and_then(|memory| memory.share(size.bytes(), base.is_some()));
+                // What is logged as a delta has to stay in memory.
+                let base = base.filter(|_| share.is_some());
+                image.log(epoch, share, |image| match &base {
+                    Some(base) => base.with_base(epoch, |base| encode(image, base)),
+                    None => encode(image, None),
+                })
+            }
+            None => {
+                let encoded = image.read(|image| encode(image, None));
+                encoded.expect("a page that is not in the log as an image is in memory")
+            }
+        };
+        let len = crate::format::stored_len(out.len() - at);
+        PageEffect { page, at, len, crc: encoded.crc, is_delta: encoded.is_delta, image }
     };
     images.into_iter().map(encode).collect()
 }

@@ -11,8 +11,14 @@ pub(crate) mod superblock;
 
 use crate::types::{PageNo, SegmentId};
 
-/// Newest format version this build reads, and the one it writes.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Newest format version this build reads, and the one it writes. A store of an older one that it
+/// reads becomes one of this when it is opened.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+
+/// Whether this build reads what is of that version. Version 1 has no delta and no images record.
+pub(crate) fn is_readable_version(version: u32) -> bool {
+    (1..=FORMAT_VERSION).contains(&version)
+}
 
 /// Everything that is written at once starts and ends on a multiple of this, so that no write ever
 /// touches a sector (512 bytes or 4 KiB) that holds something already durable.

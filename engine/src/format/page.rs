@@ -19,6 +19,10 @@
 //! - 1, *sparse*: the page without its long runs of zeros, as (2 bytes: number of extents, then per
 //!   extent 2 bytes offset and 2 bytes length, both in units of 8 bytes, padded to 8), then the
 //!   extents' bytes. Everything outside the extents is zero.
+//! - 2, *delta* (only in commits, and no reference leads to one): where the page differs from its image
+//!   in the version before, as (4 bytes: checksum of the record that made that image, 2 bytes: number
+//!   of extents, then the extents and their bytes as in a sparse page). Everything outside the extents is
+//!   as it was.
 //!
 //! Leaving out zeros, and only zeros, is exact for any content: the engine need not know what a
 //! b-tree page is, and cannot mistake another page for one.
@@ -30,6 +34,9 @@ use crate::types::{FacetId, PageNo, PageSize};
 pub(crate) const HEADER_BYTES: usize = 24;
 const FULL: u8 = 0;
 const SPARSE: u8 = 1;
+const DELTA: u8 = 2;
+/// Bytes of a delta before the number of its extents.
+const BASE_BYTES: usize = 4;
 /// Shorter runs of zeros are kept: an extent costs 4 bytes and a copy.
 const ZERO_RUN_WORDS_MIN: usize = 8;
 
@@ -43,48 +50,110 @@ pub(crate) fn is_full_len(len: u32, size: PageSize) -> bool {
     len as usize == record_bytes_max(size)
 }
 
-/// Appends the record of a page, choosing the encoding; returns its checksum. `extents` is scratch
-/// space.
+/// The image that a page had in the version before, and the checksum of the record that made it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base<'a> {
+    pub(crate) image: &'a [u8],
+    pub(crate) crc: u32,
+}
+
+/// Scratch space for [`encode`].
+#[derive(Debug, Default)]
+pub(crate) struct Extents {
+    kept: Vec<(u16, u16)>,
+    changed: Vec<(u16, u16)>,
+}
+
+/// What [`encode`] made of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) crc: u32,
+    /// The record means nothing without the page's base.
+    pub(crate) is_delta: bool,
+}
+
+/// Appends the record of a page, choosing the encoding: with a `base`, that may be a delta.
 pub(crate) fn encode(
     facet: FacetId,
     page: PageNo,
     size: PageSize,
     image: &[u8],
-    extents: &mut Vec<(u16, u16)>,
+    base: Option<Base<'_>>,
+    extents: &mut Extents,
     out: &mut Vec<u8>,
-) -> u32 {
+) -> Encoded {
     debug_assert_eq!(image.len(), size.bytes());
-    find_extents(image, extents);
-    let table = (2 + 4 * extents.len()).next_multiple_of(SLOT_BYTES);
-    let kept: usize = extents.iter().map(|&(_, words)| usize::from(words) * 8).sum();
-    let sparse = table + kept <= image.len() - image.len() / 16;
-
     let start = out.len();
-    let payload = if sparse { table + kept } else { image.len() };
+    if let Some(base) = base.filter(|base| base.image.len() == image.len()) {
+        find_changes(base.image, image, &mut extents.changed);
+        let delta = BASE_BYTES + extents_bytes(BASE_BYTES, &extents.changed);
+        // So short a delta is not worth a look at what else there is.
+        let is_short = delta <= image.len() / 16;
+        if is_short || {
+            find_extents(image, &mut extents.kept);
+            delta < extents_bytes(0, &extents.kept).min(image.len())
+        } {
+            start_page(facet, page, size, DELTA, delta, out);
+            out.extend_from_slice(&base.crc.to_le_bytes());
+            push_extents(start, image, &extents.changed, out);
+            return Encoded { crc: seal(start, out), is_delta: true };
+        }
+    } else {
+        find_extents(image, &mut extents.kept);
+    }
+    let sparse = extents_bytes(0, &extents.kept);
+    if sparse <= image.len() - image.len() / 16 {
+        start_page(facet, page, size, SPARSE, sparse, out);
+        push_extents(start, image, &extents.kept, out);
+    } else {
+        start_page(facet, page, size, FULL, image.len(), out);
+        out.extend_from_slice(image);
+    }
+    Encoded { crc: seal(start, out), is_delta: false }
+}
+
+/// Appends the header of a record, without its checksum.
+fn start_page(
+    facet: FacetId,
+    page: PageNo,
+    size: PageSize,
+    encoding: u8,
+    payload: usize,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(&page.0.to_le_bytes());
     out.extend_from_slice(&super::stored_len(payload).to_le_bytes());
     out.extend_from_slice(&facet.0.to_le_bytes());
-    out.extend_from_slice(&[if sparse { SPARSE } else { FULL }, size.log2(), 0, 0, 0, 0, 0, 0]);
-    debug_assert_eq!(out.len() - start, HEADER_BYTES);
-    if sparse {
-        let count = u16::try_from(extents.len()).expect("a page has fewer than 65,536 words");
-        out.extend_from_slice(&count.to_le_bytes());
-        for (offset, words) in extents.iter() {
-            out.extend_from_slice(&offset.to_le_bytes());
-            out.extend_from_slice(&words.to_le_bytes());
-        }
-        super::pad(out, start, SLOT_BYTES);
-        for &(offset, words) in extents.iter() {
-            let offset = usize::from(offset) * 8;
-            out.extend_from_slice(&image[offset..offset + usize::from(words) * 8]);
-        }
-    } else {
-        out.extend_from_slice(image);
-    }
+    out.extend_from_slice(&[encoding, size.log2(), 0, 0, 0, 0, 0, 0]);
+}
+
+/// Puts the checksum into the record that began at `start`, and pads it.
+fn seal(start: usize, out: &mut Vec<u8>) -> u32 {
     let crc = checksum(&out[start..]);
     out[start + 20..start + 24].copy_from_slice(&crc.to_le_bytes());
     super::pad(out, start, SLOT_BYTES);
     crc
+}
+
+/// Bytes of the table of `extents`, which begins `before` bytes after a multiple of 8, and of what is in them.
+fn extents_bytes(before: usize, extents: &[(u16, u16)]) -> usize {
+    let table = (before + 2 + 4 * extents.len()).next_multiple_of(SLOT_BYTES) - before;
+    table + extents.iter().map(|&(_, words)| usize::from(words) * 8).sum::<usize>()
+}
+
+/// Appends the table of `extents` and what `image` has in them, to the record that began at `start`.
+fn push_extents(start: usize, image: &[u8], extents: &[(u16, u16)], out: &mut Vec<u8>) {
+    let count = u16::try_from(extents.len()).expect("a page has fewer than 65,536 words");
+    out.extend_from_slice(&count.to_le_bytes());
+    for (offset, words) in extents {
+        out.extend_from_slice(&offset.to_le_bytes());
+        out.extend_from_slice(&words.to_le_bytes());
+    }
+    super::pad(out, start, SLOT_BYTES);
+    for &(offset, words) in extents {
+        let offset = usize::from(offset) * 8;
+        out.extend_from_slice(&image[offset..offset + usize::from(words) * 8]);
+    }
 }
 
 /// Checksum of a record without its padding.
@@ -150,6 +219,35 @@ fn find_extents(image: &[u8], extents: &mut Vec<(u16, u16)>) {
     push(start, end);
 }
 
+/// Finds the stretches of words in which `image` differs from `base`, of the same length. Two that are
+/// a word apart are one: that word costs little more than an extent.
+fn find_changes(base: &[u8], image: &[u8], changes: &mut Vec<(u16, u16)>) {
+    const BLOCK_BYTES: usize = 64;
+    const WORDS: usize = BLOCK_BYTES / 8;
+    changes.clear();
+    let narrow = |words: usize| u16::try_from(words).expect("a page has at most 8,192 words");
+    let blocks = base.chunks_exact(BLOCK_BYTES).zip(image.chunks_exact(BLOCK_BYTES)).enumerate();
+    // The last stretch, which may go on.
+    let (mut from, mut to) = (0, 0);
+    for (block, _) in blocks.filter(|(_, (base, image))| base != image) {
+        let range = block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES;
+        let words = base[range.clone()].chunks_exact(8).zip(image[range].chunks_exact(8));
+        for (at, _) in words.enumerate().filter(|(_, (base, image))| base != image) {
+            let at = block * WORDS + at;
+            if to == 0 {
+                from = at;
+            } else if at > to + 1 {
+                changes.push((narrow(from), narrow(to - from)));
+                from = at;
+            }
+            to = at + 1;
+        }
+    }
+    if to > 0 {
+        changes.push((narrow(from), narrow(to - from)));
+    }
+}
+
 /// A page record as read from a log or a segment, before its checksum is compared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnverifiedPage<'a> {
@@ -202,6 +300,39 @@ impl<'a> UnverifiedPage<'a> {
         checksum(self.record) == self.crc
     }
 
+    /// Whether it means nothing without the page's image in the version before.
+    pub(crate) fn is_delta(&self) -> bool {
+        self.encoding == DELTA
+    }
+
+    /// Compares the checksum of a delta, and turns the image that it was made against, which a record of
+    /// checksum `base` made, into its own.
+    pub(crate) fn apply(&self, base: u32, image: &mut [u8]) -> Result<(), Malformed> {
+        if !self.is_intact() {
+            return Err(Malformed("the page's checksum is wrong"));
+        }
+        if !self.is_delta() || image.len() != self.size.bytes() {
+            return Err(Malformed("it is no delta of a page of this size"));
+        }
+        let payload = &self.record[HEADER_BYTES..];
+        let mut reader = Reader::new(payload);
+        if reader.u32()? != base {
+            return Err(Malformed("a delta was made against another image of the page"));
+        }
+        let count = usize::from(reader.u16()?);
+        let mut data = Reader::new(payload);
+        data.take((BASE_BYTES + 2 + 4 * count).next_multiple_of(SLOT_BYTES))?;
+        for _ in 0..count {
+            let offset = usize::from(reader.u16()?) * 8;
+            let len = usize::from(reader.u16()?) * 8;
+            let extent = image.get_mut(offset..offset + len);
+            extent
+                .ok_or(Malformed("an extent lies outside its page"))?
+                .copy_from_slice(data.take(len)?);
+        }
+        if data.remaining() == 0 { Ok(()) } else { Err(Malformed("bytes follow a delta")) }
+    }
+
     /// Compares the checksum and unpacks the image.
     pub(crate) fn unpack(&self, into: &mut [u8]) -> Result<(), Malformed> {
         if !self.is_intact() {
@@ -215,6 +346,7 @@ impl<'a> UnverifiedPage<'a> {
             FULL if payload.len() == into.len() => into.copy_from_slice(payload),
             FULL => return Err(Malformed("a full image is shorter than its page")),
             SPARSE => unpack_sparse(payload, into)?,
+            DELTA => return Err(Malformed("a reference leads to a delta")),
             _ => return Err(Malformed("the page's encoding is unknown")),
         }
         Ok(())
@@ -249,7 +381,10 @@ mod tests {
     fn round_trip(image: &[u8]) -> usize {
         let size = PageSize::from_bytes(image.len()).unwrap();
         let mut out = vec![9; 3];
-        let crc = encode(FacetId(1), PageNo(2), size, image, &mut Vec::new(), &mut out);
+        let encoded =
+            encode(FacetId(1), PageNo(2), size, image, None, &mut Extents::default(), &mut out);
+        assert!(!encoded.is_delta);
+        let crc = encoded.crc;
         let record = &out[3..];
         assert!(record.len().is_multiple_of(8) && record.len() <= record_bytes_max(size));
         let page = UnverifiedPage::parse(record).unwrap();
@@ -277,7 +412,8 @@ mod tests {
         page[10..400].fill(3);
         let size = PageSize::from_bytes(1024).unwrap();
         let mut record = Vec::new();
-        let crc = encode(FacetId(1), PageNo(2), size, &page, &mut Vec::new(), &mut record);
+        let Encoded { crc, .. } =
+            encode(FacetId(1), PageNo(2), size, &page, None, &mut Extents::default(), &mut record);
         for at in 0..record.len() {
             let mut damaged = record.clone();
             damaged[at] ^= 8;
@@ -285,6 +421,50 @@ mod tests {
                 .and_then(|page| page.unpack(&mut [0; 1024]).map(|()| page.crc == crc));
             // The last bytes may be padding, which is covered by nothing and means nothing.
             assert!(good != Ok(true) || at >= record.len() - 7, "{at}");
+        }
+    }
+
+    fn delta(base: &[u8], image: &[u8]) -> (Encoded, Vec<u8>) {
+        let size = PageSize::from_bytes(image.len()).unwrap();
+        let mut out = Vec::new();
+        let base = Some(Base { image: base, crc: 77 });
+        let extents = &mut Extents::default();
+        let encoded = encode(FacetId(1), PageNo(2), size, image, base, extents, &mut out);
+        (encoded, out)
+    }
+
+    #[test]
+    fn what_changed_is_a_delta_if_that_is_shorter() {
+        let base: Vec<u8> = (0..4096_u32).map(|at| (at % 251) as u8 + 1).collect();
+        let mut page = base.clone();
+        page[100] = 0;
+        page[4095] = 0;
+        let (encoded, record) = delta(&base, &page);
+        // A header, the base, two extents, two words.
+        assert!(encoded.is_delta && record.len() == 24 + 16 + 16, "{}", record.len());
+        let parsed = UnverifiedPage::parse(&record).unwrap();
+        assert!(parsed.is_delta() && parsed.unpack(&mut vec![0; 4096]).is_err());
+        let mut image = base.clone();
+        assert!(parsed.apply(78, &mut image).is_err() && image == base);
+        parsed.apply(77, &mut image).unwrap();
+        assert_eq!(image, page);
+        assert!(parsed.apply(77, &mut [0; 512]).is_err());
+
+        // Everything differs, or what is there is shorter still.
+        assert!(!delta(&base, &vec![0; 4096]).0.is_delta);
+        assert!(!delta(&base, &[base[1..].to_vec(), vec![9]].concat()).0.is_delta);
+        // Another page size.
+        assert!(!delta(&base[..2048], &page).0.is_delta);
+        // Nothing differs.
+        let (encoded, record) = delta(&base, &base);
+        assert!(encoded.is_delta && record.len() == 32);
+
+        for at in 0..record.len() {
+            let mut damaged = record.clone();
+            damaged[at] ^= 4;
+            let good = UnverifiedPage::parse(&damaged)
+                .and_then(|page| page.apply(77, &mut base.clone()).map(|()| page.crc));
+            assert!(good != Ok(encoded.crc), "{at}");
         }
     }
 
@@ -334,12 +514,41 @@ mod tests {
             prop_assert_eq!(extents, extents_by_word(&image));
         }
 
+        /// Any two pages: what is made of the second gives it back.
+        #[test]
+        fn any_delta_round_trips(
+            log2 in 9u8..=13,
+            runs in prop::collection::vec((any::<u8>(), 1usize..200), 1..40),
+            changes in prop::collection::vec((any::<u16>(), any::<u8>(), 1usize..40), 0..12),
+        ) {
+            let bytes = 1 << log2;
+            let mut base: Vec<u8> =
+                runs.iter().flat_map(|&(byte, len)| std::iter::repeat_n(byte, len)).collect();
+            base.resize(bytes, 0);
+            let mut page = base.clone();
+            for (at, byte, len) in changes {
+                let at = usize::from(at) % bytes;
+                page[at..(at + len).min(bytes)].fill(byte);
+            }
+            let (encoded, record) = delta(&base, &page);
+            let parsed = UnverifiedPage::parse(&record).unwrap();
+            prop_assert_eq!(parsed.is_delta(), encoded.is_delta);
+            let mut image = base.clone();
+            if encoded.is_delta {
+                parsed.apply(77, &mut image).unwrap();
+            } else {
+                parsed.unpack(&mut image).unwrap();
+            }
+            prop_assert_eq!(image, page);
+        }
+
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             if let Ok(page) = UnverifiedPage::parse(&bytes) {
                 let mut into = vec![0; page.size().bytes()];
                 let _ = page.unpack(&mut into);
                 let _ = unpack_sparse(&bytes, &mut into);
+                let _ = page.apply(0, &mut into);
             }
         }
     }

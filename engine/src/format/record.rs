@@ -88,13 +88,24 @@
 //! | 16 | 4 | number of commits, at least 2 |
 //! | 20 | 4 | reserved |
 //! | 24 | … | commits, each a whole record of kind 1 with the LSN of the group |
+//!
+//! Kind 8, *images*: pages that were logged as deltas, as a checkpoint has them. Means nothing by itself;
+//! the page maps of that checkpoint lead to them.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 16 | 8 | facet |
+//! | 24 | 4 | number of page records |
+//! | 28 | 4 | reserved |
+//! | 32 | 8 | LSN of the checkpoint's cut |
+//! | 40 | … | page records |
 
 mod commit;
 mod items;
 
 pub(crate) use commit::{
-    CommitHeader, CommittedPage, GROUP_BYTES, Referred, commit_bytes_max, start_commit,
-    start_group, start_spill,
+    CommitHeader, CommittedPage, GROUP_BYTES, IMAGES_BYTES, PlacedPage, Referred, commit_bytes_max,
+    start_commit, start_group, start_images, start_spill,
 };
 pub(crate) use items::{ItemKind, items};
 
@@ -110,6 +121,7 @@ const PART: u8 = 4;
 const FORK: u8 = 5;
 const SURVIVORS: u8 = 6;
 const GROUP: u8 = 7;
+const IMAGES: u8 = 8;
 
 /// Bytes of the header of every record.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -412,6 +424,11 @@ pub(crate) enum Record {
         change: CatalogChange,
     },
     Fork(Vec<ForkEntry>),
+    /// Images that the checkpoint with that cut refers to.
+    Images {
+        cut: Lsn,
+        pages: Vec<PlacedPage>,
+    },
     /// Nothing for recovery to do.
     Other,
 }
@@ -432,6 +449,7 @@ pub(crate) fn decode_all(
                 Record::Catalog { lsn: header.lsn, wall_ms, change }
             }
             FORK => Record::Fork(decode_fork(body)?),
+            IMAGES => commit::decode_images(body, at + HEADER_BYTES)?,
             SPILL | PART => Record::Other,
             SURVIVORS => return Err(Malformed("survivors are in the log")),
             _ => return Err(Malformed("a record's kind is unknown")),
@@ -547,7 +565,8 @@ mod tests {
         let start = start_commit(Lsn(7), &header, &referred, 1, &mut out);
         let at = out.len();
         let image = [1; 512];
-        let crc = page::encode(FacetId(5), PageNo(9), size, &image, &mut Vec::new(), &mut out);
+        let scratch = &mut page::Extents::default();
+        let crc = page::encode(FacetId(5), PageNo(9), size, &image, None, scratch, &mut out).crc;
         let len = stored_len(out.len() - at);
         finish(start, &mut out);
         let start = start_spill(Lsn(8), FacetId(5), 0, &mut out);
@@ -585,7 +604,9 @@ mod tests {
         assert_eq!(decode_part(&out[part_at..], part_crc), Ok((node, &b"payload"[..])));
         assert!(decode_part(&out[part_at..], part_crc ^ 1).is_err());
 
-        // A group, of which one has a page.
+        // A group, of which one has a page, as a delta.
+        let mut base = image;
+        base[77] = 2;
         let start = start_group(Lsn(18), 2, &mut out);
         let mut grouped = Vec::new();
         for (facet, inline) in [(FacetId(5), 0), (FacetId(6), 1)] {
@@ -595,32 +616,42 @@ mod tests {
             let mut pages = Vec::new();
             if inline > 0 {
                 let at = out.len();
-                let crc = page::encode(facet, PageNo(9), size, &image, &mut Vec::new(), &mut out);
-                let len = stored_len(out.len() - at);
-                pages.push(CommittedPage::Inline { page: PageNo(9), at, len, crc });
+                let base = Some(page::Base { image: &base, crc: 3 });
+                let encoded = page::encode(facet, PageNo(9), size, &image, base, scratch, &mut out);
+                assert!(encoded.is_delta);
+                let record = out[at..].into();
+                pages.push(CommittedPage::Delta { page: PageNo(9), record });
             }
             finish(commit, &mut out);
             grouped.push(Record::Commit { header, pages });
         }
         finish(start, &mut out);
 
+        let start = start_images(Lsn(19), FacetId(5), Lsn(6), 1, &mut out);
+        let at_images = out.len();
+        assert_eq!(at_images - start, IMAGES_BYTES);
+        page::encode(FacetId(5), PageNo(9), size, &image, None, scratch, &mut out);
+        finish(start, &mut out);
+
         let pages = vec![
             CommittedPage::Referred(referred[0]),
             CommittedPage::Referred(referred[1]),
-            CommittedPage::Inline { page: PageNo(9), at, len, crc },
+            CommittedPage::Inline(PlacedPage { page: PageNo(9), at, len, crc }),
         ];
         let mut expected = vec![Record::Commit { header, pages }, Record::Other];
         let catalog = (9..).map(Lsn).zip(changes);
         expected.extend(catalog.map(|(lsn, change)| Record::Catalog { lsn, wall_ms: 11, change }));
         expected.extend([Record::Fork(forks), Record::Other]);
         expected.extend(grouped);
-        assert_eq!(decode_all(&out, Lsn(7), 12), Ok(expected));
+        let placed = PlacedPage { page: PageNo(9), at: at_images, len, crc };
+        expected.push(Record::Images { cut: Lsn(6), pages: vec![placed] });
+        assert_eq!(decode_all(&out, Lsn(7), 13), Ok(expected));
 
-        let found = items(&out, Lsn(7), 12).unwrap();
+        let found = items(&out, Lsn(7), 13).unwrap();
         let kinds: Vec<_> = found.iter().map(|item| item.kind).collect();
         let page_kind = ItemKind::Page { facet: FacetId(5), page: PageNo(9) };
         let grouped_kind = ItemKind::Page { facet: FacetId(6), page: PageNo(9) };
-        assert_eq!(kinds, [page_kind, ItemKind::Part(node), grouped_kind]);
+        assert_eq!(kinds, [page_kind, ItemKind::Part(node), grouped_kind, page_kind]);
         let mut moved = Vec::new();
         let start = start_survivors(Lsn(0), found.len(), &mut moved);
         for item in &found {
@@ -638,15 +669,15 @@ mod tests {
             );
             assert_eq!(&moved[after.at..after.at + after.bytes.len()], before.bytes);
         }
-        assert!(decode_all(&out, Lsn(6), 12).is_err());
-        assert!(decode_all(&out, Lsn(7), 11).is_err());
-        assert!(decode_all(&out, Lsn(7), 13).is_err());
+        assert!(decode_all(&out, Lsn(6), 13).is_err());
+        assert!(decode_all(&out, Lsn(7), 12).is_err());
+        assert!(decode_all(&out, Lsn(7), 14).is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_survived(
-            kind in 0u8..9,
+            kind in 0u8..10,
             body in prop::collection::vec(any::<u8>(), 0..400),
         ) {
             let mut record = Vec::new();

@@ -116,8 +116,8 @@ impl SegmentHeader {
         if header[SEALED_BYTES..] != *blake3::hash(&header[..SEALED_BYTES]).as_bytes() {
             return Err(Malformed("the header's checksum is wrong"));
         }
-        if reader.u32()? != FORMAT_VERSION {
-            return Err(Malformed("it has another format version than the superblock"));
+        if !super::is_readable_version(reader.u32()?) {
+            return Err(Malformed("it has a later format version than the superblock"));
         }
         if FileNo(reader.counter32()?) != file {
             return Err(Malformed("the header names another file"));

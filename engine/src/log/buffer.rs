@@ -18,6 +18,8 @@ pub(crate) struct PageEffect {
     pub(crate) at: usize,
     pub(crate) len: u32,
     pub(crate) crc: u32,
+    /// What is there is no image.
+    pub(crate) is_delta: bool,
     pub(crate) image: Arc<PendingPage>,
 }
 
@@ -61,6 +63,8 @@ pub(crate) enum Effect {
     Commit(CommitEffect),
     /// One transaction of several facets.
     Group(Vec<CommitEffect>),
+    /// Pages that were logged as deltas are stored as images.
+    Images(Vec<PageEffect>),
     /// Spilled pages have their places, and are pinned.
     Spill { pages: Vec<PageEffect>, place: SpillPlace },
     /// Facets are gone.

@@ -23,7 +23,7 @@ use crate::format::BLOCK_BYTES;
 use crate::segments::{Purpose, Segments};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, Thread, yield_now};
-use crate::types::{Lsn, SegmentId, Ticket};
+use crate::types::{Epoch, Lsn, SegmentId, Ticket};
 use buffer::Buffer;
 use workers::Workers;
 
@@ -58,6 +58,8 @@ pub(crate) struct Log {
     writer: Mutex<LogWriter>,
     poison: OnceLock<String>,
     closed: AtomicBool,
+    /// See [`Epoch`]; changes while all buffers are locked.
+    epoch: AtomicU64,
     /// A flush was asked for and has not begun.
     requested: AtomicBool,
     flusher: OnceLock<Thread>,
@@ -95,6 +97,7 @@ impl Log {
             writer: Mutex::new(writer),
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
+            epoch: AtomicU64::new(1),
             requested: AtomicBool::new(false),
             flusher: OnceLock::new(),
             workers: Workers::default(),
@@ -203,6 +206,11 @@ impl Log {
         let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES, growth: None };
         self.buffered_bytes.fetch_add(admission.bytes, Ordering::AcqRel);
         Ok(admission)
+    }
+
+    /// The epoch: of the record that is being appended, if a buffer is locked.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Relaxed))
     }
 
     /// Appends the record that `encode` makes, to the buffer of number `buffer` (modulo their
@@ -410,10 +418,20 @@ impl Lead<'_> {
 
     /// As [`flush`](Self::flush), keeping the lead: nothing becomes durable until it is dropped.
     pub(crate) fn flush_in_lead(&mut self, segments: &Segments) -> Result<()> {
+        self.flush_buffers(segments, false)
+    }
+
+    /// As [`flush_in_lead`](Self::flush_in_lead), and what is appended from then on is of the next
+    /// epoch.
+    pub(crate) fn flush_for_cut(&mut self, segments: &Segments) -> Result<()> {
+        self.flush_buffers(segments, true)
+    }
+
+    fn flush_buffers(&mut self, segments: &Segments, is_cut: bool) -> Result<()> {
         let _span = tracing::debug_span!("flush").entered();
         self.log.check_usable()?;
         let _unwinding = self.log.poison_if_unwinding();
-        self.writer.flush(self.log, segments).map_err(|error| self.log.poison(&error))
+        self.writer.flush(self.log, segments, is_cut).map_err(|error| self.log.poison(&error))
     }
 
     pub(crate) fn writer(&self) -> &LogWriter {

@@ -68,8 +68,9 @@ impl LogWriter {
         }
     }
 
-    pub(super) fn flush(&mut self, log: &Log, segments: &Segments) -> Result<()> {
-        self.take_buffers(log);
+    /// `is_cut`: what is appended after what is flushed here is of the next epoch.
+    pub(super) fn flush(&mut self, log: &Log, segments: &Segments, is_cut: bool) -> Result<()> {
+        self.take_buffers(log, is_cut);
         let mut queue = self.merge();
         let mut taken = std::mem::take(&mut self.taken);
         let mut flushed = false;
@@ -94,7 +95,7 @@ impl LogWriter {
     }
 
     /// Takes all buffers at once: the cut is consistent because every lock is held.
-    fn take_buffers(&mut self, log: &Log) {
+    fn take_buffers(&mut self, log: &Log, is_cut: bool) {
         self.taken.resize_with(log.buffers.len(), Buffer::default);
         let mut guards: Vec<_> = log
             .buffers
@@ -104,6 +105,11 @@ impl LogWriter {
         for (guard, taken) in guards.iter_mut().zip(&mut self.taken) {
             debug_assert!(taken.entries.is_empty() && taken.bytes.is_empty());
             std::mem::swap(&mut **guard, taken);
+        }
+        if is_cut {
+            // While all are locked: of a record that was taken, nobody finds the new epoch, and of one
+            // that comes later nobody the old one.
+            log.epoch.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -299,6 +305,12 @@ fn publish(effect: Effect, lsn: Lsn, place: Placement, segments: &Segments) {
         Effect::Commit(commit) => publish_commit(&commit, lsn, place),
         Effect::Group(commits) => {
             commits.iter().for_each(|commit| publish_commit(commit, lsn, place));
+        }
+        Effect::Images(pages) => {
+            for page in pages {
+                page.image.settle(place.of_page(&page));
+                page.image.let_go();
+            }
         }
         Effect::Spill { pages, place: cell } => {
             let placed: Vec<_> =

@@ -12,7 +12,7 @@ mod places;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use diff::differing_pages;
-pub(crate) use pending::PendingPage;
+pub(crate) use pending::{ImageMemory, PendingPage};
 pub(crate) use persist::{NodeSource, Unwritten, load, unwritten_levels};
 pub(crate) use places::Place;
 
@@ -32,8 +32,16 @@ pub(crate) enum PageRef {
     Absent,
     /// In a segment.
     Stored(StoredRef),
-    /// Committed, but when this version was made its image was only in memory.
+    /// Committed; its image is in memory, or was when this version was made.
     Pending(Arc<PendingPage>),
+}
+
+/// A page that is stored as an image, or one that is in memory alone.
+#[derive(Clone, Debug)]
+pub(crate) enum Settled {
+    /// `None`: never written.
+    Stored(Option<StoredRef>),
+    Unstored(Arc<PendingPage>),
 }
 
 impl PageRef {
@@ -43,6 +51,46 @@ impl PageRef {
             Self::Absent => None,
             Self::Stored(reference) => Some(*reference),
             Self::Pending(page) => page.stored(),
+        }
+    }
+
+    /// A page by where it is; `None`: never written.
+    pub(crate) fn of_stored(reference: Option<StoredRef>) -> Self {
+        reference.map_or(Self::Absent, Self::Stored)
+    }
+
+    /// Whether the page is in memory alone.
+    pub(crate) fn is_unstored(&self) -> bool {
+        matches!(self, Self::Pending(page) if page.stored().is_none())
+    }
+
+    /// Where the page is in a segment, or the image that is in memory alone.
+    pub(crate) fn settled(&self) -> Settled {
+        match self {
+            Self::Absent => Settled::Stored(None),
+            Self::Stored(reference) => Settled::Stored(Some(*reference)),
+            Self::Pending(page) => match page.stored() {
+                Some(reference) => Settled::Stored(Some(reference)),
+                None => Settled::Unstored(Arc::clone(page)),
+            },
+        }
+    }
+
+    /// The same page, holding no image that is stored.
+    pub(crate) fn without_image(&self) -> Self {
+        self.stored().map_or_else(|| self.clone(), Self::Stored)
+    }
+
+    /// Where the page is, in what a checkpoint refers to.
+    ///
+    /// # Panics
+    /// If it is in memory alone: checkpoints write images before they refer to pages.
+    pub(crate) fn placed(&self) -> Option<StoredRef> {
+        match self {
+            Self::Absent => None,
+            page => {
+                Some(page.stored().expect("a checkpoint writes images before it refers to them"))
+            }
         }
     }
 }
@@ -207,11 +255,12 @@ impl PageMap {
         }
     }
 
-    /// Drops the pages from `len` on and hands the stored ones, with their indexes, to `dropped`.
-    pub(crate) fn truncate(&mut self, len: u32, dropped: &mut impl FnMut(u32, StoredRef)) {
+    /// Drops the pages from `len` on and hands them, with their indexes, to `dropped`, but for those that
+    /// were never written.
+    pub(crate) fn truncate(&mut self, len: u32, dropped: &mut impl FnMut(u32, &PageRef)) {
         let Some(root) = &mut self.root else { return };
         if len == 0 {
-            for_each_stored(root, 0, dropped);
+            for_each_page(root, 0, dropped);
             *self = Self::default();
         } else if u64::from(len) < Self::capacity(self.levels) {
             truncate_node(root, self.levels, 0, len, dropped);
@@ -220,8 +269,34 @@ impl PageMap {
 
     /// Hands every stored reference, with the page's index, to `each`.
     pub(crate) fn for_each_stored(&self, each: &mut impl FnMut(u32, StoredRef)) {
+        self.for_each_page(&mut |index, page| {
+            if let Some(reference) = page.stored() {
+                each(index, reference);
+            }
+        });
+    }
+
+    /// How many pages are in memory alone, in time for what changed since the last checkpoint: of those
+    /// below a node that has a place, none is.
+    pub(crate) fn unstored_pages(&self) -> u64 {
+        fn count(node: &Node) -> u64 {
+            if node.stored.get().is_some() {
+                return 0;
+            }
+            match &node.children {
+                Children::Pages(pages) => {
+                    pages.iter().filter(|page| page.is_unstored()).count() as u64
+                }
+                Children::Nodes(nodes) => nodes.iter().flatten().map(|node| count(node)).sum(),
+            }
+        }
+        self.root.as_deref().map_or(0, count)
+    }
+
+    /// Hands every page that was written, with its index, to `each`.
+    pub(crate) fn for_each_page(&self, each: &mut impl FnMut(u32, &PageRef)) {
         if let Some(root) = &self.root {
-            for_each_stored(root, 0, each);
+            for_each_page(root, 0, each);
         }
     }
 }
@@ -235,19 +310,19 @@ pub(crate) fn child_index(index: u32, slot: usize) -> u32 {
     (index << SHIFT) + u32::try_from(slot).expect("a node has at most 32 children")
 }
 
-fn for_each_stored(node: &Node, index: u32, each: &mut impl FnMut(u32, StoredRef)) {
+fn for_each_page(node: &Node, index: u32, each: &mut impl FnMut(u32, &PageRef)) {
     match &node.children {
         Children::Pages(pages) => {
             for (slot, page) in pages.iter().enumerate() {
-                if let Some(reference) = page.stored() {
-                    each(child_index(index, slot), reference);
+                if !matches!(page, PageRef::Absent) {
+                    each(child_index(index, slot), page);
                 }
             }
         }
         Children::Nodes(nodes) => {
             for (slot, node) in nodes.iter().enumerate() {
                 if let Some(node) = node {
-                    for_each_stored(node, child_index(index, slot), each);
+                    for_each_page(node, child_index(index, slot), each);
                 }
             }
         }
@@ -261,7 +336,7 @@ fn truncate_node(
     level: u8,
     index: u32,
     len: u32,
-    dropped: &mut impl FnMut(u32, StoredRef),
+    dropped: &mut impl FnMut(u32, &PageRef),
 ) {
     let children_len = match &node.children {
         Children::Pages(pages) => pages.len(),
@@ -278,15 +353,15 @@ fn truncate_node(
     match &mut changed.children {
         Children::Pages(pages) => {
             for (slot, page) in pages.drain(keep..).enumerate() {
-                if let Some(reference) = page.stored() {
-                    dropped(child_index(index, keep + slot), reference);
+                if !matches!(page, PageRef::Absent) {
+                    dropped(child_index(index, keep + slot), &page);
                 }
             }
         }
         Children::Nodes(nodes) => {
             for (slot, node) in nodes.drain(keep..).enumerate() {
                 if let Some(node) = node {
-                    for_each_stored(&node, child_index(index, keep + slot), dropped);
+                    for_each_page(&node, child_index(index, keep + slot), dropped);
                 }
             }
             if partial > 0
@@ -329,7 +404,7 @@ mod tests {
                 match kind {
                     0 => {
                         let mut dropped = Vec::new();
-                        map.truncate(index, &mut |at, reference| dropped.push((at, reference.slot)));
+                        map.truncate(index, &mut |at, page| dropped.extend(number(page).map(|slot| (at, slot))));
                         dropped.sort_unstable();
                         let expected: Vec<(u32, u32)> =
                             model.split_off(&index).into_iter().collect();

@@ -68,17 +68,10 @@ impl Node {
     /// The node as a checkpoint part.
     ///
     /// # Panics
-    /// If a page is pending or a child has no place: see [`unwritten_levels`].
+    /// If a page is in memory alone or a child has no place: see [`unwritten_levels`].
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match &self.children {
-            Children::Pages(pages) => catalog::encode_node(
-                pages.iter().map(|page| match page {
-                    PageRef::Absent => None,
-                    PageRef::Stored(reference) => Some(*reference),
-                    PageRef::Pending(_) => panic!("a durable map has no pending page"),
-                }),
-                out,
-            ),
+            Children::Pages(pages) => catalog::encode_node(pages.iter().map(PageRef::placed), out),
             Children::Nodes(nodes) => catalog::encode_node(
                 nodes.iter().map(|node| {
                     node.as_ref()

@@ -488,8 +488,8 @@ impl Segments {
     }
 
     /// Bytes that the checkpoint that is due would write: commits leave room for them.
-    pub(crate) fn set_reserve(&self, bytes: u64) {
-        self.room.set_reserve(bytes);
+    pub(crate) fn set_reserve(&self, parts: u64, images: u64) {
+        self.room.set_reserve(parts, images);
     }
 
     /// Bytes that it would write besides what changed, and its largest record; whether facets share
@@ -527,8 +527,8 @@ impl Segments {
     }
 
     /// The same of the checkpoint that is being taken.
-    pub(crate) fn set_reserve_in_flight(&self, bytes: u64) {
-        self.room.set_reserve_in_flight(bytes);
+    pub(crate) fn set_reserve_in_flight(&self, parts: u64, images: u64) {
+        self.room.set_reserve_in_flight(parts, images);
     }
 
     /// Makes a segment ahead of need if few are ready; says whether it did.

@@ -65,6 +65,9 @@ pub(crate) struct Room {
     /// Bytes kept back for the checkpoint that is due, and for the one that is being taken.
     reserve: AtomicU64,
     reserve_in_flight: AtomicU64,
+    /// The same for images of pages that are logged as deltas, which are shared like other pages.
+    images: AtomicU64,
+    images_in_flight: AtomicU64,
     /// What it grows by when all that is admitted is published.
     growth: AtomicU64,
     /// What a checkpoint writes besides maps, histories and catalog: what was moved, shared and set, and
@@ -145,12 +148,14 @@ impl Room {
         self.is_shared.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn set_reserve(&self, part_bytes: u64) {
-        self.reserve.store(part_bytes, Ordering::Relaxed);
+    pub(super) fn set_reserve(&self, parts: u64, images: u64) {
+        self.reserve.store(parts, Ordering::Relaxed);
+        self.images.store(images, Ordering::Relaxed);
     }
 
-    pub(super) fn set_reserve_in_flight(&self, part_bytes: u64) {
-        self.reserve_in_flight.store(part_bytes, Ordering::Relaxed);
+    pub(super) fn set_reserve_in_flight(&self, parts: u64, images: u64) {
+        self.reserve_in_flight.store(parts, Ordering::Relaxed);
+        self.images_in_flight.store(images, Ordering::Relaxed);
     }
 
     /// The log has so many bytes left in the segment that it is writing.
@@ -169,7 +174,9 @@ impl Room {
             + self.growth.load(Ordering::Relaxed);
         let is_shared = self.is_shared.load(Ordering::Relaxed);
         let shared = if is_shared { parts * SHARED_PER_NODE_BYTE } else { 0 };
-        let all = parts + shared + self.others.load(Ordering::Relaxed);
+        let images =
+            self.images.load(Ordering::Relaxed) + self.images_in_flight.load(Ordering::Relaxed);
+        let all = parts + shared + images + self.others.load(Ordering::Relaxed);
         all + all / 64 + CHECKPOINT_BYTES_MIN
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::Store;
 use crate::bookmark::Bookmark;
 use crate::error::{Error, Result};
-use crate::facet::{Content, Facet};
+use crate::facet::{Content, Facet, image_bytes_max};
 use crate::format::StoredRef;
 use crate::format::record::{self, ForkEntry};
 use crate::log::{Effect, ForkEffect};
+use crate::map::Settled;
 use crate::name::FacetName;
 use crate::segments::Purpose;
 use crate::types::{Lsn, PageNo, Ticket};
@@ -96,6 +97,7 @@ impl Store {
         let mut pages_max = 0;
         let mut growth_max = record::chunk_bytes(to.as_str().len());
         core.segments.set_shared();
+        let mut logging_images = Vec::new();
         loop {
             let bytes = record::fork_bytes_max(facets_max, pages_max);
             let admission = core.log.admit(&core.segments, bytes, growth_max, Purpose::Commit)?;
@@ -151,6 +153,22 @@ impl Store {
                 }
                 held.push(state);
             }
+            // Pages that have to be named must be stored: so they are after a checkpoint, if no more deltas
+            // come in between.
+            let unstored: Vec<Arc<Facet>> = planned
+                .iter()
+                .filter(|planned| planned.is_unstored())
+                .map(|planned| Arc::clone(planned.source))
+                .collect();
+            if !unstored.is_empty() {
+                drop(planned);
+                drop(held);
+                drop(catalog);
+                drop(admission);
+                logging_images.extend(unstored.iter().map(Facet::log_images));
+                shared.checkpoint()?;
+                continue;
+            }
             let bytes = |planned: &Planned<'_>| planned.begins().meta.logical_bytes();
             let arrivals = planned.iter().map(|planned| (planned.name, bytes(planned)));
             catalog.settings.check_room(arrivals, None)?;
@@ -191,7 +209,7 @@ impl Store {
                     source: source.id(),
                     source_version: latest.meta.version,
                     meta,
-                    pages: differing,
+                    pages: differing.iter().map(placed).collect(),
                 });
                 let source = Arc::clone(source);
                 let incarnation = core.incarnation;
@@ -227,17 +245,32 @@ struct Planned<'a> {
     content: Option<Content>,
     latest: Content,
     /// Where those two differ.
-    differing: Vec<(PageNo, Option<StoredRef>)>,
+    differing: Vec<(PageNo, Settled)>,
+}
+
+/// # Panics
+/// If the page is in memory alone.
+fn placed((page, settled): &(PageNo, Settled)) -> (PageNo, Option<StoredRef>) {
+    match settled {
+        Settled::Stored(reference) => (*page, *reference),
+        Settled::Unstored(_) => panic!("what a fork names is stored"),
+    }
 }
 
 impl Planned<'_> {
+    fn is_unstored(&self) -> bool {
+        self.differing.iter().any(|(_, page)| matches!(page, Settled::Unstored(_)))
+    }
+
     fn begins(&self) -> &Content {
         self.content.as_ref().unwrap_or(&self.latest)
     }
 
     /// What it adds to the checkpoint that is due, at most.
     fn growth_max(&self) -> u64 {
-        record::map_bytes_max(self.begins().meta.page_count)
+        let begins = self.begins();
+        record::map_bytes_max(begins.meta.page_count)
             + record::chunk_bytes(self.name.as_str().len())
+            + begins.map.unstored_pages() * image_bytes_max(begins.meta.page_size)
     }
 }

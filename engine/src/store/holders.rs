@@ -14,7 +14,7 @@ use crate::facet::{Facet, Nodes};
 use crate::format::catalog::{FacetEntry, NODE_REFS, OtherPart};
 use crate::format::record::{ItemKind, PartKind};
 use crate::format::{Identity, StoredRef};
-use crate::map::{self, NodeSource, PageMap, PageRef};
+use crate::map::{self, NodeSource, PageMap};
 use crate::name::FacetName;
 use crate::types::{FacetId, PageNo};
 
@@ -30,9 +30,8 @@ pub(crate) struct Known {
 
 impl Known {
     fn has_page(&self, page: PageNo, identity: Identity) -> bool {
-        let in_map = matches!(self.map.get(page.0 - 1),
-            PageRef::Stored(reference) if reference.identity() == identity);
-        in_map || self.replaced.contains(&identity)
+        let found = self.map.get(page.0 - 1).stored();
+        found.is_some_and(|found| found.identity() == identity) || self.replaced.contains(&identity)
     }
 
     fn has_node(&self, level: u8, index: u32, identity: Identity) -> bool {
@@ -215,13 +214,10 @@ impl Facet {
     fn known(&self) -> Result<Option<Known>> {
         self.checkpoint_content().map(|content| {
             content.map(|(map, edits, history)| {
-                let pages = edits.iter().flat_map(|edit| &edit.pages);
+                let pages = edits.iter().flat_map(|edit| edit.references());
                 Known {
                     map,
-                    replaced: pages
-                        .filter_map(|&(_, page)| page)
-                        .map(StoredRef::identity)
-                        .collect(),
+                    replaced: pages.map(StoredRef::identity).collect(),
                     history: history.references().collect(),
                 }
             })

@@ -137,6 +137,9 @@ pub struct StoreStat {
     pub history_bytes: u64,
     /// Bytes written to the log since the last checkpoint: what recovery would have to replay.
     pub tail_bytes: u64,
+    /// Bytes of page images in memory between checkpoints: see
+    /// [`delta_memory_bytes_max`](crate::Tunables::delta_memory_bytes_max).
+    pub image_bytes: u64,
     /// Bytes that the cleaner has moved since the store was opened.
     pub cleaned_bytes: u64,
     /// Segments that it has emptied since then.
@@ -444,6 +447,7 @@ impl Store {
             live_bytes: totals.live_bytes,
             history_bytes: core.history.bytes(),
             tail_bytes: counters.tail_bytes.load(Ordering::Relaxed),
+            image_bytes: core.images.bytes() as u64,
             cleaned_bytes: cleaning.moved_bytes,
             cleaned_segments: cleaning.segments,
             settled_bytes: cleaning.settled_bytes,
@@ -610,6 +614,8 @@ impl Shared {
     fn checkpoint_due_bytes(&self) -> u64 {
         let live = self.core.segments.totals(None, Lsn(0)).live_bytes;
         let due = (live / CHECKPOINT_LIVE_SHARE).max(CHECKPOINT_LOG_BYTES_MIN);
+        // Images that are kept in memory are written by it, and again after it.
+        let due = due.max(self.core.images.bytes() as u64);
         due.min(self.core.tunables.checkpoint_log_bytes)
     }
 

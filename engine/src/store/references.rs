@@ -145,9 +145,11 @@ enum Held<'a> {
 pub(crate) struct Settlement<'a> {
     references: &'a mut References,
     core: &'a Core,
-    /// Pages from here on are fresh, and so are those among the spilled.
+    /// Pages from here on are fresh, and so are those among the spilled, but not the images that the
+    /// last checkpoint wrote, behind its cut.
     pages_from: Identity,
     spilled: FxHashSet<Identity>,
+    images: &'a FxHashSet<Identity>,
     /// Nodes from here on are fresh.
     nodes_from: Identity,
     /// Fresh things that have been counted.
@@ -169,9 +171,11 @@ impl<'a> Settlement<'a> {
         pages_from: Identity,
         nodes_from: Identity,
         spilled: &[StoredRef],
+        images: &'a FxHashSet<Identity>,
     ) -> Self {
         Self {
             references,
+            images,
             core,
             pages_from,
             spilled: spilled.iter().map(|reference| reference.identity()).collect(),
@@ -189,7 +193,7 @@ impl<'a> Settlement<'a> {
         if let Some(root) = map.root() {
             self.hold_node(root, map.levels(), 0);
         }
-        for reference in added.iter().flat_map(|edit| &edit.pages).filter_map(|&(_, page)| page) {
+        for reference in added.iter().flat_map(|edit| edit.references()) {
             self.hold_page(reference);
         }
     }
@@ -205,7 +209,7 @@ impl<'a> Settlement<'a> {
     ) {
         self.temporary.clear();
         let references = |edits: &[Arc<Edit>]| -> Vec<StoredRef> {
-            edits.iter().flat_map(|edit| &edit.pages).filter_map(|&(_, page)| page).collect()
+            edits.iter().flat_map(|edit| edit.references()).collect()
         };
         for reference in references(added) {
             // One that is replaced twice, after a restore, is held twice.
@@ -241,7 +245,7 @@ impl<'a> Settlement<'a> {
             self.let_node_go(&Held::Disk(root), level, facet);
         }
         for edit in &known.edits {
-            for reference in edit.pages.iter().filter_map(|&(_, page)| page) {
+            for reference in edit.references() {
                 self.let_page_go(reference);
             }
         }
@@ -425,7 +429,8 @@ impl<'a> Settlement<'a> {
 
     fn hold_page(&mut self, reference: StoredRef) {
         let identity = reference.identity();
-        let is_fresh = identity >= self.pages_from || self.spilled.contains(&identity);
+        let is_fresh = (identity >= self.pages_from && !self.images.contains(&identity))
+            || self.spilled.contains(&identity);
         if is_fresh && self.counted.insert(identity) {
             self.page(reference, 1);
             return;
@@ -466,11 +471,7 @@ fn stored(node: &Node) -> StoredRef {
 }
 
 /// # Panics
-/// If the page is pending: captured maps are durable.
+/// If the page is in memory alone: checkpoints write images first.
 fn page_at(pages: &[PageRef], at: usize) -> Option<StoredRef> {
-    match pages.get(at) {
-        None | Some(PageRef::Absent) => None,
-        Some(PageRef::Stored(reference)) => Some(*reference),
-        Some(PageRef::Pending(_)) => panic!("a durable map has no pending page"),
-    }
+    pages.get(at).and_then(PageRef::placed)
 }

@@ -17,15 +17,18 @@ use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::facet::{Content, read_stored_from};
 use crate::format::catalog::{self, CHUNK_FACETS, ChunkNo, FacetEntry, VersionMeta};
-use crate::format::record::{self, CatalogChange, CommittedPage, ItemKind, PartKind, Record};
+use crate::format::page::UnverifiedPage;
+use crate::format::record::{
+    self, CatalogChange, CommittedPage, ItemKind, PartKind, PlacedPage, Record,
+};
 use crate::format::segment::{BATCHES_AT, SegmentHeader, SegmentKind};
 use crate::format::{
     BLOCK_BYTES_STORED, Identity, Malformed, StoredRef, batch, slot_at, stored_len,
 };
 use crate::io::OverlayIo;
-use crate::map::{self, NodeSource, PageRef};
+use crate::map::{self, ImageMemory, NodeSource, PageRef, PendingPage};
 use crate::segments::{SegmentFiles, Segments};
-use crate::types::{FacetId, PageNo, PageSize, SegmentId, StoreId, Version, View};
+use crate::types::{Epoch, FacetId, PageNo, PageSize, SegmentId, StoreId, Version, View};
 
 /// A facet that salvage found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +180,7 @@ struct Remains {
 /// A store that does not open, put together batch by batch.
 struct Scan<'a> {
     segments: Segments,
+    memory: Arc<ImageMemory>,
     facets: BTreeMap<FacetId, Remains>,
     notes: &'a mut Vec<String>,
 }
@@ -210,7 +214,8 @@ fn scan(
         headers.into_iter().filter(|header| header.store == StoreId(store)).collect();
     headers.sort_by_key(|header| header.segment);
     headers.iter().for_each(|header| segments.files.set_file(header.segment, header.file));
-    let mut scan = Scan { segments, facets: BTreeMap::new(), notes: &mut report.notes };
+    let memory = ImageMemory::new(0);
+    let mut scan = Scan { segments, memory, facets: BTreeMap::new(), notes: &mut report.notes };
     // What was moved is found first: page maps lead to it by the places where it was.
     for header in headers.iter().filter(|header| header.kind == SegmentKind::Survivors) {
         scan.survivors(header);
@@ -231,7 +236,7 @@ fn scan(
             PageRef::Stored(reference) => {
                 matches!(read_stored_from(&segments, *reference, page, image), Ok(Ok(())))
             }
-            PageRef::Pending(_) => false,
+            PageRef::Pending(pending) => pending.read(|found| image.copy_from_slice(found)).is_ok(),
         };
         hand_out_one(found, &mut read, sink, report)?;
     }
@@ -329,7 +334,8 @@ impl Scan<'_> {
         for entry in entries {
             let remains = self.facets.entry(entry.facet).or_default();
             remains.name = Some(entry.name.to_string());
-            if remains.is_whole && remains.content.meta.version >= entry.meta.version {
+            // The same version is taken from here: pages that were put together are stored by now.
+            if remains.is_whole && remains.content.meta.version > entry.meta.version {
                 continue;
             }
             let source = Lenient { segments: &self.segments };
@@ -343,8 +349,8 @@ impl Scan<'_> {
             if remains.content.meta.version > entry.meta.version {
                 // What later commits wrote goes on top.
                 map.truncate(remains.content.meta.page_count, &mut |_, _| ());
-                remains.content.map.for_each_stored(&mut |index, reference| {
-                    map.set(index, PageRef::Stored(reference));
+                remains.content.map.for_each_page(&mut |index, page| {
+                    map.set(index, page.clone());
                 });
             } else {
                 remains.content.meta = entry.meta;
@@ -366,13 +372,20 @@ impl Scan<'_> {
                 map.truncate(header.pages_kept, &mut |_, _| ());
                 for page in pages {
                     let (page, reference) = match page {
-                        CommittedPage::Referred(page) => (page.page, page.reference),
-                        CommittedPage::Inline { page, at, len, crc } => {
+                        CommittedPage::Referred(page) => {
+                            (page.page, PageRef::of_stored(page.reference))
+                        }
+                        CommittedPage::Inline(PlacedPage { page, at, len, crc }) => {
                             let slot = slot_at(records_at + at as u64);
-                            (page, Some(StoredRef { segment, slot, len, crc }))
+                            (page, PageRef::Stored(StoredRef { segment, slot, len, crc }))
+                        }
+                        CommittedPage::Delta { page, record } => {
+                            let base = map.get(page.0 - 1);
+                            let (segments, memory) = (&self.segments, &self.memory);
+                            (page, apply_delta(segments, memory, base, page, &record))
                         }
                     };
-                    map.set(page.0 - 1, reference.map_or(PageRef::Absent, PageRef::Stored));
+                    map.set(page.0 - 1, reference);
                 }
                 remains.content.meta = header.meta;
             }
@@ -385,14 +398,14 @@ impl Scan<'_> {
                         source.map(|source| source.content.map.clone()).unwrap_or_default();
                     map.truncate(entry.meta.page_count, &mut |_, _| ());
                     for (page, reference) in entry.pages {
-                        map.set(page.0 - 1, reference.map_or(PageRef::Absent, PageRef::Stored));
+                        map.set(page.0 - 1, PageRef::of_stored(reference));
                     }
                     let content = Content { meta: entry.meta, map };
                     let name = Some(entry.name.to_string());
                     self.facets.insert(entry.facet, Remains { name, content, is_whole });
                 }
             }
-            Record::Other => {}
+            Record::Images { .. } | Record::Other => {}
         }
     }
 
@@ -422,6 +435,41 @@ impl Scan<'_> {
             CatalogChange::Quota { .. } | CatalogChange::Retention { .. } => {}
         }
     }
+}
+
+/// There are no cuts here.
+const EPOCH: Epoch = Epoch(0);
+
+/// What a delta makes of a page. What it was made against may be missing: such a page is put where no image
+/// is, and so counts as damaged.
+fn apply_delta(
+    segments: &Segments,
+    memory: &Arc<ImageMemory>,
+    base: &PageRef,
+    page: PageNo,
+    record: &[u8],
+) -> PageRef {
+    const NOWHERE: StoredRef = StoredRef { segment: SegmentId(0), slot: 0, len: 8, crc: 0 };
+    let apply = || {
+        let delta = UnverifiedPage::parse(record).ok()?;
+        let mut image = vec![0; delta.size().bytes()];
+        let base_crc = match base {
+            PageRef::Absent => return None,
+            PageRef::Stored(base) => {
+                read_stored_from(segments, *base, page, &mut image).ok()?.ok()?;
+                base.crc
+            }
+            PageRef::Pending(base) => base.with_base(EPOCH, |base| {
+                let base = base.filter(|base| base.image.len() == image.len())?;
+                image.copy_from_slice(base.image);
+                Some(base.crc)
+            })?,
+        };
+        delta.apply(base_crc, &mut image).ok()?;
+        let page = PendingPage::replayed(memory, &image, EPOCH, delta.crc);
+        Some(PageRef::Pending(Arc::new(page)))
+    };
+    apply().unwrap_or(PageRef::Stored(NOWHERE))
 }
 
 /// Page-map nodes as far as they can be read: what is below a damaged one counts as never written, and

@@ -62,8 +62,10 @@ impl Specimen {
     pub fn new(seed: u64) -> Self {
         let mut world = World::new(seed);
         world.options.tunables.spill_bytes = 16 << 10;
-        world.options.tunables.retention =
-            Retention { bytes: 200 << 10, age: Duration::from_secs(400 * 24 * 3600) };
+        // Where history is kept, no page is logged as a delta.
+        let history = Retention { bytes: 200 << 10, age: Duration::from_secs(400 * 24 * 3600) };
+        let keeps_history = !seed.is_multiple_of(3);
+        world.options.tunables.retention = if keeps_history { history } else { Retention::OFF };
         world.options.tunables.history_bytes_max = u64::MAX;
         let mut chance = Chance::from_seed(seed ^ 0xc0_44u64);
         let disk = SimDisk::new(seed);

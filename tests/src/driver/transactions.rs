@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lapidary_engine::{Facet, FacetId, FacetName, PageNo, PageSize, View, Writer};
 
 use super::{Called, Driver, Progress};
-use crate::content::{Content, page_bytes};
+use crate::content::{Content, changed_bytes, page_bytes};
 use crate::failure::{Failure, wrong};
 use crate::model::Change;
 
@@ -226,7 +226,11 @@ impl Driver {
                     } else {
                         pages + self.chance.between(2, 4)
                     };
-                    let bytes = page_bytes(&mut self.chance, size);
+                    let before = content.pages.get(page as usize - 1).cloned().flatten();
+                    let bytes = match before.filter(|_| self.chance.one_in(2)) {
+                        Some(before) => changed_bytes(&mut self.chance, &before),
+                        None => page_bytes(&mut self.chance, size),
+                    };
                     let result = writer.write_page(PageNo(page), &bytes);
                     content.set_page(PageNo(page), bytes);
                     if result.is_ok() && !writer.is_dirty() {

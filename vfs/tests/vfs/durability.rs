@@ -278,6 +278,8 @@ fn a_failed_sync_acknowledges_nothing_and_stops_every_connection() {
             let reader = fixture.open(&facet);
             reader.execute_batch("BEGIN").unwrap();
             assert_eq!(number(&reader, "SELECT count(*) FROM t"), 10);
+            // So that the sync that fails is that of the log, and not of a segment made ready for it.
+            while fixture.store().maintain().unwrap() {}
 
             io.fail_syncs(true);
             connection.execute_batch("BEGIN; DELETE FROM t WHERE a = 1").unwrap();

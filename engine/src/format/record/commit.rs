@@ -1,6 +1,6 @@
-//! Commits and spills: the records that have pages of transactions.
+//! Commits, spills and images: the records that have pages.
 
-use super::{COMMIT, GROUP, HEADER_BYTES, Header, Record, SPILL, split, start};
+use super::{COMMIT, GROUP, HEADER_BYTES, Header, IMAGES, Record, SPILL, split, start};
 use crate::format::catalog::VersionMeta;
 use crate::format::page::{self, UnverifiedPage};
 use crate::format::{Malformed, Reader, StoredRef, stored_len};
@@ -10,6 +10,8 @@ pub(super) const COMMIT_FIXED_BYTES: usize = 72;
 pub(super) const REFERRED_BYTES: usize = 24;
 /// Bytes of a group record before its commits.
 pub(crate) const GROUP_BYTES: usize = HEADER_BYTES + 8;
+/// Bytes of an images record before its pages.
+pub(crate) const IMAGES_BYTES: usize = HEADER_BYTES + 24;
 
 /// What a commit says besides its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +33,34 @@ pub(crate) struct Referred {
     pub(crate) is_spilled: bool,
 }
 
-/// A page of a commit as recovery sees it.
+/// The record of an image, `at` bytes from the start of the records that were decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlacedPage {
+    pub(crate) page: PageNo,
+    pub(crate) at: usize,
+    pub(crate) len: u32,
+    pub(crate) crc: u32,
+}
+
+/// A page of a commit as recovery sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CommittedPage {
     /// By reference.
     Referred(Referred),
-    /// In the commit record, `at` bytes from the start of the records that were decoded.
-    Inline { page: PageNo, at: usize, len: u32, crc: u32 },
+    /// In the commit record, as an image.
+    Inline(PlacedPage),
+    /// In the commit record, as a delta, whose page record this is.
+    Delta { page: PageNo, record: Box<[u8]> },
+}
+
+impl CommittedPage {
+    pub(crate) fn number(&self) -> PageNo {
+        match self {
+            Self::Referred(Referred { page, .. })
+            | Self::Inline(PlacedPage { page, .. })
+            | Self::Delta { page, .. } => *page,
+        }
+    }
 }
 
 /// Starts a commit record: `inline` page records must follow, then [`finish`].
@@ -74,6 +97,23 @@ pub(crate) fn start_spill(lsn: Lsn, facet: FacetId, count: usize, out: &mut Vec<
     out.extend_from_slice(&facet.0.to_le_bytes());
     out.extend_from_slice(&stored_len(count).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
+    start
+}
+
+/// Starts an images record of a checkpoint with that cut: `count` page records must follow, then
+/// [`finish`](super::finish).
+pub(crate) fn start_images(
+    lsn: Lsn,
+    facet: FacetId,
+    cut: Lsn,
+    count: usize,
+    out: &mut Vec<u8>,
+) -> usize {
+    let start = start(IMAGES, lsn, out);
+    out.extend_from_slice(&facet.0.to_le_bytes());
+    out.extend_from_slice(&stored_len(count).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&cut.0.to_le_bytes());
     start
 }
 
@@ -131,14 +171,44 @@ pub(super) fn decode(lsn: Lsn, body: &[u8], body_at: usize) -> Result<Record, Ma
         if Some(page.size()) != page_size {
             return Err(Malformed("a page has another size than its commit says"));
         }
-        reader.take(page.len)?;
-        let (len, crc) = (stored_len(page.len), page.crc);
-        pages.push(CommittedPage::Inline { page: in_range(page.page)?, at, len, crc });
+        let record = reader.take(page.len)?;
+        let number = in_range(page.page)?;
+        pages.push(if page.is_delta() {
+            CommittedPage::Delta { page: number, record: record.into() }
+        } else {
+            let (len, crc) = (stored_len(page.len), page.crc);
+            CommittedPage::Inline(PlacedPage { page: number, at, len, crc })
+        });
     }
     if reader.remaining() != 0 {
         return Err(Malformed("bytes follow the last page of a commit"));
     }
     Ok(Record::Commit { header, pages })
+}
+
+/// Decodes the body of an images record, which is `body_at` bytes from the start of the records.
+pub(super) fn decode_images(body: &[u8], body_at: usize) -> Result<Record, Malformed> {
+    let mut reader = Reader::new(body);
+    let _facet = reader.u64()?;
+    let count = reader.u32()?;
+    reader.reserved(4)?;
+    let cut = Lsn(reader.counter64()?);
+    let mut pages = Vec::new();
+    for _ in 0..count {
+        let rest_at = body.len() - reader.remaining();
+        let page = UnverifiedPage::parse(&body[rest_at..])?;
+        if page.is_delta() {
+            return Err(Malformed("a delta is among images"));
+        }
+        reader.take(page.len)?;
+        let (len, crc) = (stored_len(page.len), page.crc);
+        pages.push(PlacedPage { page: page.page, at: body_at + rest_at, len, crc });
+    }
+    if reader.remaining() == 0 {
+        Ok(Record::Images { cut, pages })
+    } else {
+        Err(Malformed("bytes follow the last image"))
+    }
 }
 
 /// Hands each commit of a group, whose record is `at` bytes from the start of the records, to `each`.

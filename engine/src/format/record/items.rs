@@ -3,8 +3,8 @@
 
 use super::commit::{COMMIT_FIXED_BYTES, REFERRED_BYTES};
 use super::{
-    CATALOG, COMMIT, FORK, HEADER_BYTES, PART, PartKind, SPILL, SURVIVORS, UnverifiedPart, split,
-    walk,
+    CATALOG, COMMIT, FORK, HEADER_BYTES, IMAGES, IMAGES_BYTES, PART, PartKind, SPILL, SURVIVORS,
+    UnverifiedPart, split, walk,
 };
 use crate::format::page::UnverifiedPage;
 use crate::format::{Identity, Malformed, Reader};
@@ -55,6 +55,12 @@ pub(crate) fn items(
                 reader.take(8)?;
                 let count = reader.u32()?;
                 page_items(body, 16, count, body_at, &mut items)
+            }
+            IMAGES => {
+                let mut reader = Reader::new(body);
+                reader.take(8)?;
+                let count = reader.u32()?;
+                page_items(body, IMAGES_BYTES - HEADER_BYTES, count, body_at, &mut items)
             }
             PART => {
                 let part = UnverifiedPart::parse(body)?;

@@ -110,7 +110,7 @@ pub(super) fn write_histories(
 }
 
 /// An edit, or a piece of one: the version that was replaced, and pages that were.
-type Piece<'a> = (&'a VersionMeta, &'a [(PageNo, Option<StoredRef>)]);
+type Piece<'a> = (&'a VersionMeta, Vec<(PageNo, Option<StoredRef>)>);
 
 /// The payloads of history parts, each with the newest version it has an edit of.
 fn encode_edits(edits: &[&Arc<Edit>]) -> Vec<(Vec<u8>, Version)> {
@@ -122,20 +122,23 @@ fn encode_edits(edits: &[&Arc<Edit>]) -> Vec<(Vec<u8>, Version)> {
     let mut finish = |group: &mut Vec<Piece<'_>>| {
         if let Some(newest) = group.last().map(|(meta, _)| meta.version) {
             let mut payload = Vec::new();
-            catalog::encode_history(group.drain(..), &mut payload);
+            let pieces = group.iter().map(|(meta, pages)| (*meta, &pages[..]));
+            catalog::encode_history(pieces, &mut payload);
+            group.clear();
             payloads.push((payload, newest));
         }
     };
     for edit in edits {
-        let pieces = edit.pages.chunks(PIECE_PAGES);
-        let empty = edit.pages.is_empty().then_some(&[][..]);
+        let placed: Vec<_> = edit.placed().collect();
+        let pieces = placed.chunks(PIECE_PAGES);
+        let empty = placed.is_empty().then_some(&[][..]);
         for pages in pieces.chain(empty) {
             let more = catalog::EDIT_FIXED_BYTES + pages.len() * catalog::EDIT_PAGE_BYTES;
             if bytes + more > PART_PAYLOAD_BYTES {
                 finish(&mut group);
                 bytes = 0;
             }
-            group.push((&edit.meta, pages));
+            group.push((&edit.meta, pages.to_vec()));
             bytes += more;
         }
     }

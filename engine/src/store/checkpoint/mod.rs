@@ -8,7 +8,8 @@
 //! 1. *Cut*: with the catalog locked and the lead held, everything appended is flushed and the
 //!    durable state captured (O(1) per changed facet). Without the lock, names could be captured
 //!    that are not durable.
-//! 2. Page-map nodes, leaves first, then histories, then catalog chunks; each level is durable before
+//! 2. The images of pages that are logged as deltas, so that what follows can refer to them; then
+//!    page-map nodes, leaves first, then histories, then catalog chunks; each level is durable before
 //!    the next refers to it, since only then its places are known.
 //! 3. What is live is settled (`references.rs`). Before that a checkpoint that fails has changed nothing;
 //!    from here on one that fails stops the store.
@@ -23,6 +24,7 @@
 //! recovery starts where it would have.
 
 mod histories;
+mod images;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use self::histories::{WrittenHistory, history_bytes_max, write_histories};
+use self::images::Images;
 use self::parts::{PART_BYTES_PER_FLUSH, PART_PAYLOAD_BYTES, Parts, placed};
 use super::Shared;
 use super::catalog::ChunkSlot;
@@ -60,6 +63,8 @@ pub(super) struct Checkpointer {
     pub(super) chunks: BTreeMap<ChunkNo, StoredRef>,
     pub(super) others: Vec<(OtherPart, StoredRef)>,
     pub(super) references: References,
+    /// The images that the last checkpoint wrote, behind its cut.
+    images: FxHashSet<Identity>,
     /// The cleaner took out of a segment what has to be written again, not moved.
     pub(super) rewrite_settings: bool,
     /// The LSN of the last cut, and the number that the next facet had then.
@@ -111,7 +116,7 @@ impl Shared {
             self.recycle(&cut.position);
         }
         checkpointer.publish_others(core);
-        core.segments.set_reserve_in_flight(0);
+        core.segments.set_reserve_in_flight(0, 0);
         core.publish_reserve();
         result
     }
@@ -154,7 +159,7 @@ impl Shared {
             }
         }
         checkpointer.publish_others(core);
-        core.segments.set_reserve_in_flight(0);
+        core.segments.set_reserve_in_flight(0, 0);
         core.publish_reserve();
         result
     }
@@ -188,10 +193,10 @@ impl Shared {
         let core = &self.core;
         let catalog = self.catalog_mut();
         let mut lead = core.log.lead();
-        lead.flush_in_lead(&core.segments)?;
+        lead.flush_for_cut(&core.segments)?;
         let changed = core.with_changed(std::mem::take);
         // Until the checkpoint ends, commits have to leave room for it.
-        core.segments.set_reserve_in_flight(changed.part_bytes);
+        core.segments.set_reserve_in_flight(changed.part_bytes, changed.image_bytes);
         core.publish_reserve();
         let deleted = changed.deleted.iter().map(|facet| ChunkNo::of(facet.id()));
         let mut chunks: BTreeMap<ChunkNo, Vec<ChunkSlot>> =
@@ -225,6 +230,7 @@ impl Checkpointer {
         superblock: SuperblockFile,
         root: Option<Root>,
         references: References,
+        images: FxHashSet<Identity>,
     ) -> Self {
         let first = superblock.current.checkpoint.map_or(Identity::FIRST, StoredRef::identity);
         let root = root.unwrap_or_else(|| Root { next_facet: FacetId(1), ..Root::default() });
@@ -233,6 +239,7 @@ impl Checkpointer {
             chunks: root.chunks.into_iter().collect(),
             others: root.others,
             references,
+            images,
             rewrite_settings: false,
             lsn: root.lsn,
             next_facet: root.next_facet,
@@ -263,7 +270,9 @@ impl Checkpointer {
             .iter()
             .filter_map(|captured| Some((captured.facet.id(), &captured.content.as_ref()?.map)));
         let levels = map::unwritten_levels(maps);
-        self.ensure_room(core, cut, levels.iter().map(Vec::len).sum())?;
+        let images = Images::of(cut, &levels);
+        self.ensure_room(core, cut, levels.iter().map(Vec::len).sum(), images.bytes_max())?;
+        let images = images.write(core, cut)?;
         let mut parts = Parts::new(core);
         for level in levels {
             for Unwritten { node, owner, level, index } in level {
@@ -282,6 +291,7 @@ impl Checkpointer {
             if let Some(content) = content {
                 entry.map_root = content.map.stored_root();
                 entry.history_from = content.history.from;
+                entry.history_bytes = content.history.bytes();
             }
             if let Some(written) = histories.get(&facet.id()) {
                 entry.history = written.stored.index;
@@ -323,6 +333,9 @@ impl Checkpointer {
         if let Err(error) = superblock {
             return Err(core.log.poison(&error));
         }
+        if !cut.is_old {
+            self.images = images;
+        }
         self.chunks = chunks;
         for captured in &cut.captured {
             let id = captured.facet.id();
@@ -357,7 +370,7 @@ impl Checkpointer {
         let pages_from = current.replay.identity();
         let references = &mut self.references;
         let mut settlement =
-            Settlement::new(references, core, pages_from, nodes_from, &cut.spilled);
+            Settlement::new(references, core, pages_from, nodes_from, &cut.spilled, &self.images);
         let contents = || {
             let content = |captured: &'_ Captured| captured.content.is_some();
             cut.captured.iter().filter(move |captured| content(captured))
@@ -482,7 +495,9 @@ impl Checkpointer {
     /// Refuses the checkpoint before anything is appended if it may not fit, so that attempts that
     /// fail do not use up the room that the one that would free some needs. Commits leave the room
     /// alone until it has ended.
-    fn ensure_room(&self, core: &Core, cut: &Cut, nodes: usize) -> Result<()> {
+    ///
+    /// `images`: bytes that they take, in records no longer than other parts.
+    fn ensure_room(&self, core: &Core, cut: &Cut, nodes: usize, images: usize) -> Result<()> {
         let node = usize::try_from(record::NODE_BYTES_MAX).unwrap_or(usize::MAX);
         let chunk = |slots: &Vec<ChunkSlot>| {
             let names: usize = slots
@@ -504,15 +519,15 @@ impl Checkpointer {
         let flushes = 12 + all / PART_BYTES_PER_FLUSH;
         let parts = all + flushes * BLOCK_BYTES;
         // What others have appended may be long records, which can waste as much as they take.
-        let bytes = 2 * core.log.buffered_bytes() + parts;
+        let bytes = 2 * core.log.buffered_bytes() + parts + images;
         let largest = chunk_max.max(root).max(2 * PART_PAYLOAD_BYTES);
         if cut.is_old {
             // The reserve is for the checkpoint that is due.
             core.segments.ensure_room(bytes, largest, Purpose::Delete)?;
-            core.segments.set_reserve_in_flight(parts as u64);
+            core.segments.set_reserve_in_flight(parts as u64, images as u64);
             return Ok(());
         }
-        core.segments.set_reserve_in_flight(parts as u64);
+        core.segments.set_reserve_in_flight(parts as u64, images as u64);
         core.segments.ensure_room(bytes, largest, Purpose::Checkpoint)
     }
 

@@ -56,6 +56,7 @@ use crate::format::superblock::{FILE_BYTES, LogPosition, Superblock};
 use crate::format::{Malformed, StoredRef};
 use crate::io::{DirectoryState, FileName, Io};
 use crate::log::{Log, LogWriter};
+use crate::map::ImageMemory;
 use crate::segments::{Damage, SegmentFiles, Segments};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, RwLock};
@@ -230,6 +231,7 @@ fn recover(
     let opened_ns = environment.clock.monotonic_ns();
     let log = Log::new(writer, tunables.log_buffers, tunables.buffered_bytes_max);
     let history = HistoryBudget::new(catalog.cold_history_bytes(), tunables.history_bytes_max);
+    let images = ImageMemory::new(tunables.delta_memory_bytes_max);
     let core = Arc::new(Core {
         environment,
         tunables,
@@ -237,6 +239,7 @@ fn recover(
         segments,
         log,
         history,
+        images,
         opened_ns,
         changed: Mutex::new(Changed::default()),
     });
@@ -244,7 +247,8 @@ fn recover(
     // Facets know the core, and the core knows the facets that changed: if anything below fails, this
     // guard breaks that circle.
     let mut failing = BreakCircle(Some(Arc::clone(&core)));
-    let mut replay = Replay::new(&core, &mut catalog);
+    let cut = root.as_ref().map_or(Lsn(0), |root| root.lsn);
+    let mut replay = Replay::new(&core, &mut catalog, cut);
     for batch in end.batches {
         replay.batch(batch.records, batch.place)?;
     }
@@ -258,6 +262,7 @@ fn recover(
             core.log.rewrite_tail(&core.segments, end.durable_through, tail.count, &tail.bytes)?;
         replay.batch(tail.records, place)?;
     }
+    let images = std::mem::take(&mut replay.images);
     let durable_through = core.log.durable_lsn();
     for quota in catalog.settings.quotas() {
         quota.reset();
@@ -291,7 +296,7 @@ fn recover(
         "store opened"
     );
     failing.0 = None;
-    let checkpointer = Checkpointer::restored(superblock, root, references.references);
+    let checkpointer = Checkpointer::restored(superblock, root, references.references, images);
     checkpointer.publish_others(&core);
     Ok(Shared {
         core,

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use super::{corrupt_at, is_cut_off};
+use rustc_hash::FxHashSet;
+
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::facet::{Committed, Content, Facet};
 use crate::format::catalog::VersionMeta;
-use crate::format::record::{CatalogChange, CommitHeader, CommittedPage, ForkEntry, Record};
-use crate::format::{StoredRef, slot_at};
+use crate::format::record::{
+    CatalogChange, CommitHeader, CommittedPage, ForkEntry, PlacedPage, Record,
+};
+use crate::format::{Identity, Malformed, StoredRef, slot_at};
 use crate::map::PageRef;
 use crate::store::catalog::Catalog;
 use crate::types::{Lsn, SegmentId};
@@ -17,6 +21,10 @@ use crate::types::{Lsn, SegmentId};
 pub(super) struct Replay<'a> {
     core: &'a Arc<Core>,
     catalog: &'a mut Catalog,
+    /// The cut of the checkpoint that replay goes on from.
+    cut: Lsn,
+    /// The images that that checkpoint wrote, and counts, behind its cut.
+    pub(super) images: FxHashSet<Identity>,
 }
 
 /// What is wrong with a record, if it makes no sense.
@@ -30,6 +38,11 @@ fn needed(facet: &Facet, error: Error) -> Error {
         format!("the log goes on from what the checkpoint has of facet {name}: {detail}")
     };
     match error {
+        Error::PageCorrupt { page, path, offset, detail, .. } => {
+            let name = facet.name();
+            let detail = format!("the log goes on from page {page} of facet {name}: {detail}");
+            Error::Corrupt { path, offset, detail }
+        }
         Error::MapCorrupt { path, offset, detail, .. } => {
             Error::Corrupt { path, offset, detail: what(&detail) }
         }
@@ -42,21 +55,32 @@ fn needed(facet: &Facet, error: Error) -> Error {
 }
 
 impl<'a> Replay<'a> {
-    pub(super) fn new(core: &'a Arc<Core>, catalog: &'a mut Catalog) -> Self {
-        Self { core, catalog }
+    pub(super) fn new(core: &'a Arc<Core>, catalog: &'a mut Catalog, cut: Lsn) -> Self {
+        Self { core, catalog, cut, images: FxHashSet::default() }
     }
 
     /// Reads what replaying `records` will need, which can fail, and changes nothing.
     pub(super) fn prepare(&mut self, records: &[Record]) -> Result<()> {
+        let mut written = FxHashSet::default();
         for record in records {
             let facets: Vec<_> = match record {
                 Record::Commit { header, .. } => vec![header.facet],
                 Record::Fork(entries) => entries.iter().map(|entry| entry.source).collect(),
-                Record::Catalog { .. } | Record::Other => Vec::new(),
+                Record::Catalog { .. } | Record::Images { .. } | Record::Other => Vec::new(),
             };
             for id in facets {
                 let Some(facet) = self.catalog.by_id(id, self.core) else { continue };
                 facet.replayed().map_err(|error| needed(&facet, error))?;
+            }
+            let Record::Commit { header, pages } = record else { continue };
+            for page in pages {
+                let number = page.number();
+                let is_first = written.insert((header.facet, number));
+                if let (true, CommittedPage::Delta { .. }) = (is_first, page)
+                    && let Some(facet) = self.catalog.by_id(header.facet, self.core)
+                {
+                    facet.check_base(number).map_err(|error| needed(&facet, error))?;
+                }
             }
         }
         Ok(())
@@ -67,11 +91,18 @@ impl<'a> Replay<'a> {
         let (segment, at) = place;
         for record in records {
             let done = match record {
-                Record::Commit { header, pages } => self.commit(&header, &pages, place)?,
+                Record::Commit { header, pages } => self.commit(&header, pages, place)?,
                 Record::Catalog { lsn, wall_ms, change } => {
                     self.catalog_change(change, lsn, wall_ms)?
                 }
                 Record::Fork(entries) => self.fork(entries)?,
+                Record::Images { cut, pages } => {
+                    if cut == self.cut {
+                        let slots = pages.iter().map(|page| slot_at(at + page.at as u64));
+                        self.images.extend(slots.map(|slot| Identity { segment, slot }));
+                    }
+                    Ok(())
+                }
                 Record::Other => Ok(()),
             };
             done.map_err(|detail| {
@@ -85,7 +116,7 @@ impl<'a> Replay<'a> {
     fn commit(
         &mut self,
         header: &CommitHeader,
-        pages: &[CommittedPage],
+        pages: Vec<CommittedPage>,
         (segment, records_at): (SegmentId, u64),
     ) -> Result<Sense> {
         let Some(facet) = self.catalog.by_id(header.facet, self.core) else {
@@ -97,19 +128,29 @@ impl<'a> Replay<'a> {
         let mut placed = Vec::with_capacity(pages.len());
         let mut referred = Vec::new();
         for page in pages {
-            placed.push(match *page {
+            placed.push(match page {
                 CommittedPage::Referred(page) => {
                     referred.push(page);
-                    (page.page, page.reference)
+                    (page.page, PageRef::of_stored(page.reference))
                 }
-                CommittedPage::Inline { page, at, len, crc } => {
+                CommittedPage::Inline(PlacedPage { page, at, len, crc }) => {
                     let slot = slot_at(records_at + at as u64);
-                    (page, Some(StoredRef { segment, slot, len, crc }))
+                    (page, PageRef::Stored(StoredRef { segment, slot, len, crc }))
+                }
+                CommittedPage::Delta { page, record } => {
+                    if page.0 > header.pages_kept {
+                        return Ok(Err("a delta is of a page that was dropped"));
+                    }
+                    let replayed = facet.replay_delta(page, &record);
+                    match replayed.map_err(|error| needed(&facet, error))? {
+                        Ok(replayed) => (page, replayed),
+                        Err(Malformed(what)) => return Ok(Err(what)),
+                    }
                 }
             });
         }
         let segments = &self.core.segments;
-        for reference in placed.iter().filter_map(|&(_, reference)| reference) {
+        for reference in placed.iter().filter_map(|(_, page)| page.stored()) {
             let place = segments.files.place(reference.identity());
             if !segments.is_in_use(place.segment) {
                 return Ok(Err("a commit refers to a segment that is not in use"));
@@ -145,7 +186,7 @@ impl<'a> Replay<'a> {
                 if meta.page_size == entry.meta.page_size { entry.meta.page_count } else { 0 };
             map.truncate(kept, &mut |_, _| ());
             for (page, reference) in entry.pages {
-                map.set(page.0 - 1, reference.map_or(PageRef::Absent, PageRef::Stored));
+                map.set(page.0 - 1, PageRef::of_stored(reference));
             }
             let content = Content { meta: entry.meta, map };
             let limits = self.catalog.settings.limits_of(&entry.name, &self.core.tunables);
