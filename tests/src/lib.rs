@@ -10,7 +10,6 @@
 //! - [`image`]: the files of a store as text.
 //! - [`slt`]: scripts of the `sqllogictest` format.
 //! - [`small_store`]: a store in memory for SQL to run on.
-//! - [`raw_file`]: a file of a VFS, called as SQLite calls it.
 //! - [`failing_memory`]: an allocator for SQLite that fails when it is told to.
 //! - [`corruption`]: stores that are damaged at random, and what may come of it.
 //! - [`watchdog`]: an end for tests that do not end.
@@ -37,7 +36,6 @@ pub mod hooks;
 pub mod image;
 mod incarnations;
 pub mod model;
-pub mod raw_file;
 pub mod seeds;
 pub mod sim_disk;
 pub mod sim_environment;

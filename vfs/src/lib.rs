@@ -160,6 +160,8 @@ pub use error::{VfsError, take_last_error};
 pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
+#[cfg(feature = "raw_file")]
+pub use ffi::{Code, RawFile};
 #[cfg(feature = "bundled")]
 pub use ffi::{RunningStatement, StatementWatch, watch_statements};
 #[cfg(not(feature = "loadable_extension"))]

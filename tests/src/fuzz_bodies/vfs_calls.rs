@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lapidary_engine::FacetName;
-use lapidary_vfs::Registration;
+use lapidary_vfs::{RawFile, Registration};
 use rusqlite::ffi as sqlite;
 use tempfile::TempDir;
 
 use crate::chance::Chance;
-use crate::raw_file::RawFile;
 use crate::small_store;
 
 const HANDLES: usize = 3;

@@ -34,6 +34,8 @@ mod mount;
 mod opened;
 #[cfg(not(feature = "loadable_extension"))]
 mod process;
+#[cfg(feature = "raw_file")]
+mod raw_file;
 mod signals;
 mod slot;
 mod statements;
@@ -49,6 +51,8 @@ pub use heap::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};
 pub(crate) use mount::{Mount, vfs_exists};
 #[cfg(not(feature = "loadable_extension"))]
 pub(crate) use process::configure;
+#[cfg(feature = "raw_file")]
+pub use raw_file::{Code, RawFile};
 pub(crate) use signals::with_signals_blocked;
 pub use statements::close_connection;
 #[cfg(feature = "bundled")]

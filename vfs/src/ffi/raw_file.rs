@@ -1,7 +1,5 @@
 //! A file of a registered VFS, through the C table that SQLite calls, without SQLite: any call in any order.
 
-#![allow(unsafe_code, reason = "a VFS has no other interface than C's")]
-
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::CString;
 use std::os::raw::{c_int, c_void};
@@ -45,6 +43,9 @@ impl RawFile {
     ///
     /// # Errors
     /// As the VFS has them.
+    ///
+    /// # Panics
+    /// If there is no such VFS, or a name has a NUL.
     pub fn open(vfs: &str, name: &str) -> Result<Self, Code> {
         let vfs = CString::new(vfs).expect("names have no NUL");
         let name = CString::new(name).expect("names have no NUL");
@@ -64,7 +65,8 @@ impl RawFile {
             )
         };
         // SAFETY: a registered VFS is never freed.
-        let (bytes, open) = unsafe { ((*vfs).szOsFile, (*vfs).xOpen) };
+        let vfs_methods = unsafe { &*vfs };
+        let (bytes, open) = (vfs_methods.szOsFile, vfs_methods.xOpen);
         let bytes = usize::try_from(bytes).expect("a file takes some bytes");
         let layout = Layout::from_size_align(bytes, 16).expect("a file is small");
         // SAFETY: the layout is not of zero bytes.
@@ -84,6 +86,9 @@ impl RawFile {
     ///
     /// # Errors
     /// As the VFS has them.
+    ///
+    /// # Panics
+    /// If the length is no `c_int`.
     pub fn read(&mut self, offset: i64, into: &mut [u8]) -> Result<bool, Code> {
         let length = c_int::try_from(into.len()).expect("reads are small");
         match call!(self, xRead, into.as_mut_ptr().cast(), length, offset) {
@@ -97,6 +102,9 @@ impl RawFile {
     ///
     /// # Errors
     /// As the VFS has them.
+    ///
+    /// # Panics
+    /// If the length is no `c_int`.
     pub fn write(&mut self, offset: i64, bytes: &[u8]) -> Result<(), Code> {
         let length = c_int::try_from(bytes.len()).expect("writes are small");
         checked(call!(self, xWrite, bytes.as_ptr().cast(), length, offset))
@@ -181,6 +189,9 @@ impl RawFile {
     ///
     /// # Errors
     /// As the VFS has them.
+    ///
+    /// # Panics
+    /// If the length is no `c_int`.
     pub fn fetch(&mut self, offset: i64, length: usize) -> Result<Option<Vec<u8>>, Code> {
         let mut found = ptr::null_mut();
         let bytes = c_int::try_from(length).expect("pages are small");
