@@ -64,8 +64,9 @@ impl RawFile {
             )
         };
         // SAFETY: a registered VFS is never freed.
-        let (bytes, open) = unsafe { ((*vfs).szOsFile, (*vfs).xOpen) };
-        let bytes = usize::try_from(bytes).expect("a file takes some bytes");
+        let methods = unsafe { &*vfs };
+        let open = methods.xOpen;
+        let bytes = usize::try_from(methods.szOsFile).expect("a file takes some bytes");
         let layout = Layout::from_size_align(bytes, 16).expect("a file is small");
         // SAFETY: the layout is not of zero bytes.
         let file = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("there is memory");

@@ -279,7 +279,7 @@ mod tests {
                     let end = start + chance.index(plain.len() - start + 1);
                     let value = chance.pick(&[0, 0, 7]);
                     plain[start..end].fill(value);
-                    bytes.write(start, &plain[start..end].to_vec(), |_, _| ());
+                    bytes.write(start, &plain[start..end], |_, _| ());
                 }
                 let mut read = vec![1; plain.len()];
                 bytes.read(0, &mut read);
