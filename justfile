@@ -52,6 +52,10 @@ instructions:
 orm:
     .ci/run orm
 
+# Buckets on a real S3 server.
+s3:
+    .ci/run s3
+
 # SQLite's own test scripts on facets, for instance `just sqlite-tcl --jobs 4 'trans*'`.
 sqlite-tcl *ARGUMENTS:
     tests/sqlite-tcl.sh {{ARGUMENTS}}

@@ -81,6 +81,7 @@ pub use config::{Background, FormatParams, Retention, StoreOptions, Tunables};
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result};
 pub use facet::{Facet, HeldPages, Restored, RootHash, RootHasher, Snapshot, VersionInfo, Writer};
+pub use format::segment::SegmentUse;
 pub use io::{
     DirectoryState, FileName, Io, IoFile, Mapping, MemoryIo, OverlayIo, PosixIo, UringIo,
     WriteSyncError,

@@ -61,6 +61,8 @@ pub struct HostConfig {
     pub(crate) slow_statement: Option<Duration>,
     #[cfg(feature = "metrics")]
     pub(crate) metrics_interval: Duration,
+    #[cfg(feature = "bucket")]
+    pub(crate) acknowledge: crate::bucket::Acknowledge,
     pub(crate) on_alarm: Option<AlarmHandler>,
 }
 
@@ -92,6 +94,8 @@ impl Default for HostConfig {
             slow_statement: None,
             #[cfg(feature = "metrics")]
             metrics_interval: Duration::from_secs(5),
+            #[cfg(feature = "bucket")]
+            acknowledge: crate::bucket::Acknowledge::default(),
             on_alarm: None,
         }
     }
@@ -316,6 +320,15 @@ impl HostConfig {
     #[cfg(feature = "metrics")]
     pub fn metrics_interval(mut self, every: Duration) -> Self {
         self.metrics_interval = every;
+        self
+    }
+
+    /// When a call is answered by a host that was opened by
+    /// [`Host::open_from_bucket`](crate::Host::open_from_bucket). Default: when what it observed is
+    /// locally durable. With the feature `bucket`.
+    #[cfg(feature = "bucket")]
+    pub fn acknowledge(mut self, when: crate::bucket::Acknowledge) -> Self {
+        self.acknowledge = when;
         self
     }
 

@@ -67,6 +67,10 @@ pub enum HostError {
     /// The store reported an error.
     #[error(transparent)]
     Store(#[from] lapidary_engine::Error),
+    /// The bucket that the store is kept in.
+    #[cfg(feature = "bucket")]
+    #[error(transparent)]
+    Bucket(#[from] crate::bucket::BucketError),
     /// The store could not be registered with SQLite.
     #[error(transparent)]
     Vfs(#[from] VfsError),
@@ -418,16 +422,9 @@ impl HostError {
     pub fn kind(&self) -> HostErrorKind {
         match self {
             Self::Sql { source, .. } => sql_kind(source),
-            Self::Store(error) => match error.kind() {
-                ErrorKind::Busy => HostErrorKind::Retry,
-                ErrorKind::NotFound => HostErrorKind::NotFound,
-                ErrorKind::AlreadyExists => HostErrorKind::AlreadyExists,
-                ErrorKind::InvalidInput => HostErrorKind::InvalidInput,
-                ErrorKind::NoSpace => HostErrorKind::NoSpace,
-                ErrorKind::Reopen => HostErrorKind::Reopen,
-                ErrorKind::Corruption => HostErrorKind::Corruption,
-                _ => HostErrorKind::Io,
-            },
+            Self::Store(error) => store_kind(error),
+            #[cfg(feature = "bucket")]
+            Self::Bucket(error) => error.kind(),
             Self::File(error) => error.kind(),
             Self::NotAllowed { .. } | Self::ReadTransactionWrites { .. } => {
                 HostErrorKind::NotAllowed
@@ -611,6 +608,20 @@ fn store_is_the_cause(error: &rusqlite::Error) -> bool {
                 | ErrorCode::DatabaseBusy
         )
     )
+}
+
+/// What the caller can do about an error of the store.
+pub(crate) fn store_kind(error: &lapidary_engine::Error) -> HostErrorKind {
+    match error.kind() {
+        ErrorKind::Busy => HostErrorKind::Retry,
+        ErrorKind::NotFound => HostErrorKind::NotFound,
+        ErrorKind::AlreadyExists => HostErrorKind::AlreadyExists,
+        ErrorKind::InvalidInput => HostErrorKind::InvalidInput,
+        ErrorKind::NoSpace => HostErrorKind::NoSpace,
+        ErrorKind::Reopen => HostErrorKind::Reopen,
+        ErrorKind::Corruption => HostErrorKind::Corruption,
+        _ => HostErrorKind::Io,
+    }
 }
 
 fn sql_kind(error: &rusqlite::Error) -> HostErrorKind {

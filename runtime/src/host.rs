@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender};
-use lapidary_engine::{Environment, Error, FacetInfo, FacetName, Store};
+use lapidary_engine::{Environment, Error, FacetInfo, FacetName, FileName, Store};
 use lapidary_vfs::{ProcessSetup, Registration, configure_process};
 
 use crate::abort::Aborts;
@@ -73,6 +73,13 @@ struct Threads {
     ended: Receiver<usize>,
 }
 
+/// What a host has besides its local store.
+#[derive(Default)]
+struct Beyond {
+    #[cfg(feature = "bucket")]
+    bucket: Option<Arc<crate::bucket::BucketGate>>,
+}
+
 /// Tells that a thread ends, also when it panics.
 struct Ending {
     core: usize,
@@ -118,9 +125,67 @@ impl Host {
         let process_setup = configure_process(&config.process);
         // The last buffer is for plain connections and changes of the catalog.
         config.store.tunables.log_buffers = config.cores.get() + 1;
+        check_not_in_bucket(&environment)?;
         let store = Store::open(environment, config.store.clone())?;
         forget_interrupted(&store)?;
-        Self::start(store, config, process_setup)
+        Self::start(store, config, process_setup, Beyond::default())
+    }
+
+    /// Opens the store that `bucket` holds, by default creating it if there is none yet, ships what it
+    /// writes, and gives the store back at shutdown. A call is answered as
+    /// [`HostConfig::acknowledge`] says. With the feature `bucket`.
+    ///
+    /// ```
+    /// # use lapidary::bucket::{Bucket, BucketSettings, Objects, RemoteObjects, Watch};
+    /// # use lapidary::{Environment, Host, HostConfig};
+    /// # use std::sync::Arc;
+    /// # let directory = tempfile::tempdir()?;
+    /// # let url = format!("file://{}/bucket", directory.path().display());
+    /// let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::open(&url)?);
+    /// let local = Environment::system(directory.path().join("store"));
+    /// let settings = BucketSettings::default();
+    /// let bucket = Bucket::attach(&objects, &local, settings, &mut Watch::default())?;
+    /// let host = Host::open_from_bucket(bucket, HostConfig::new())?;
+    /// host.facet("a")?.execute("CREATE TABLE t(x)", ()).wait()?;
+    /// host.sync_to_bucket()?; // from here on no loss of this host can take it
+    /// host.shutdown()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`HostError::Bucket`].
+    #[cfg(feature = "bucket")]
+    pub fn open_from_bucket(bucket: crate::bucket::Bucket, mut config: HostConfig) -> Result<Self> {
+        config.check()?;
+        let process_setup = configure_process(&config.process);
+        config.store.tunables.log_buffers = config.cores.get() + 1;
+        let store = Store::open(bucket.environment(), config.store.clone())?;
+        bucket.serve(&store)?;
+        forget_interrupted(&store)?;
+        let bucket = Some(crate::bucket::BucketGate::new(bucket, config.acknowledge));
+        Self::start(store, config, process_setup, Beyond { bucket })
+    }
+
+    /// Waits until the bucket has everything that calls were answered for so far.
+    ///
+    /// # Errors
+    /// [`HostError::Bucket`] if this host may not write to the bucket any more, or has none.
+    #[cfg(feature = "bucket")]
+    pub fn sync_to_bucket(&self) -> Result<()> {
+        self.sync().wait()?;
+        let Some(gate) = &self.shared.bucket else {
+            let what = "this host has no bucket; open it with `Host::open_from_bucket`".to_owned();
+            return Err(crate::bucket::BucketError::InvalidInput(what).into());
+        };
+        gate.bucket().wait_shipped(self.shared.store.current_ticket())?;
+        Ok(())
+    }
+
+    /// The bucket that the store is kept in, if it is in one.
+    #[cfg(feature = "bucket")]
+    #[must_use]
+    pub fn bucket(&self) -> Option<&crate::bucket::Bucket> {
+        self.shared.bucket.as_ref().map(|gate| gate.bucket())
     }
 
     /// Starts the cores on a store that is open; the host closes it at shutdown. Its tunables should
@@ -131,10 +196,16 @@ impl Host {
     pub fn with_store(store: Arc<Store>, config: HostConfig) -> Result<Self> {
         config.check()?;
         let process_setup = configure_process(&config.process);
-        Self::start(store, config, process_setup)
+        Self::start(store, config, process_setup, Beyond::default())
     }
 
-    fn start(store: Arc<Store>, config: HostConfig, process_setup: ProcessSetup) -> Result<Self> {
+    #[cfg_attr(not(feature = "bucket"), expect(unused_variables, reason = "it has nothing in it"))]
+    fn start(
+        store: Arc<Store>,
+        config: HostConfig,
+        process_setup: ProcessSetup,
+        beyond: Beyond,
+    ) -> Result<Self> {
         if process_setup == ProcessSetup::TooLate {
             tracing::warn!(
                 "SQLite was in use before the host was opened: malloc statistics and initial page \
@@ -187,6 +258,8 @@ impl Host {
             pins: Pins::default(),
             names: Names::default(),
             tickers: Tickers::default(),
+            #[cfg(feature = "bucket")]
+            bucket: beyond.bucket,
             #[cfg(feature = "metrics")]
             told: exported::Told::default(),
             process_setup,
@@ -465,6 +538,20 @@ impl fmt::Debug for Host {
     }
 }
 
+/// Refuses a directory that is one host's part of a store in a bucket: it may lack what was not fetched
+/// yet, and what is written to it past the bucket may be written to the store by another host as well.
+fn check_not_in_bucket(environment: &Environment) -> Result<()> {
+    if environment.io.open_read_only(FileName::Bucket).is_err() {
+        return Ok(());
+    }
+    let path = environment.io.describe();
+    Err(Error::InvalidInput(format!(
+        "{path}: its store is kept in a bucket, and this directory may have a part of it only; open it \
+         with `Host::open_from_bucket`"
+    ))
+    .into())
+}
+
 /// A name that a facet can have.
 pub(crate) fn checked(name: &str) -> Result<FacetName> {
     if name == ":memory:" {
@@ -565,7 +652,13 @@ fn stop(shared: &Arc<Shared>, threads: Threads, config: &HostConfig) -> Result<(
         }
     }
     // 4. Only now: the checkpoint that closing takes holds everything committed.
-    shared.store.close()?;
+    let closed = shared.store.close();
+    // 5. What closing wrote is shipped too, and then nothing may be written any more.
+    #[cfg(feature = "bucket")]
+    if let Some(gate) = &shared.bucket {
+        gate.close()?;
+    }
+    closed?;
     tracing::info!(store = %shared.store.describe(), "host closed");
     lost.map_or(Ok(()), |core| Err(HostError::CoreLost { facet: None, core }))
 }

@@ -90,6 +90,8 @@
 
 mod abort;
 mod alarms;
+#[cfg(feature = "bucket")]
+pub mod bucket;
 mod call;
 mod config;
 mod connection;

@@ -24,6 +24,9 @@ use crate::task::Task;
 pub(crate) struct OutputGate {
     store: Arc<Store>,
     counters: Arc<CoreCounters>,
+    /// Of a host whose store is in a bucket: where replies go on to.
+    #[cfg(feature = "bucket")]
+    bucket: Option<Arc<crate::bucket::BucketGate>>,
     held: VecDeque<Held>,
     /// Whether a flush has to be asked for.
     asks: bool,
@@ -38,7 +41,21 @@ struct Held {
 
 impl OutputGate {
     pub(crate) fn new(store: Arc<Store>, counters: Arc<CoreCounters>) -> Self {
-        Self { store, counters, held: VecDeque::new(), asks: false, poison: None }
+        Self {
+            store,
+            counters,
+            #[cfg(feature = "bucket")]
+            bucket: None,
+            held: VecDeque::new(),
+            asks: false,
+            poison: None,
+        }
+    }
+
+    /// What is locally durable goes on to `bucket`.
+    #[cfg(feature = "bucket")]
+    pub(crate) fn lead_to(&mut self, bucket: Option<Arc<crate::bucket::BucketGate>>) {
+        self.bucket = bucket;
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -58,12 +75,12 @@ impl OutputGate {
     /// Takes a reply that may leave when `ticket` is durable.
     pub(crate) fn push(&mut self, ticket: Ticket, task: Box<dyn Task>) {
         if ticket == Ticket::DURABLE {
-            return self.reply(task, None);
+            return self.reply(ticket, task, None);
         }
         if let Some(cause) = &self.poison {
             // Nothing new becomes durable, but what was durable stays so.
             let lost = !matches!(self.store.is_durable(ticket), Ok(true));
-            return self.reply(task, lost.then_some(cause));
+            return self.reply(ticket, task, lost.then_some(cause));
         }
         // A ticket beyond that of a held reply cannot be durable: no need to ask.
         let pending = self.held.back().is_some_and(|held| held.ticket <= ticket);
@@ -71,7 +88,7 @@ impl OutputGate {
             return self.held.push_back(Held { ticket, task });
         }
         match self.store.is_durable(ticket) {
-            Ok(true) => self.reply(task, None),
+            Ok(true) => self.reply(ticket, task, None),
             Ok(false) => {
                 self.asks |= self.held.is_empty();
                 self.held.push_back(Held { ticket, task });
@@ -108,7 +125,7 @@ impl OutputGate {
                 Ok(true) => {
                     let durable = self.store.durable_lsn();
                     while let Some(held) = self.held.pop_front() {
-                        self.reply(held.task, None);
+                        self.reply(held.ticket, held.task, None);
                         if self.held.front().is_none_or(|next| next.ticket.lsn() > durable) {
                             break;
                         }
@@ -148,21 +165,28 @@ impl OutputGate {
         tracing::error!(held = self.held.len(), %cause, "the store has stopped");
         for Held { ticket, task } in std::mem::take(&mut self.held) {
             let lost = !matches!(self.store.is_durable(ticket), Ok(true));
-            self.reply(task, lost.then_some(&cause));
+            self.reply(ticket, task, lost.then_some(&cause));
         }
         self.poison = Some(cause);
     }
 
-    /// A caller's waker, or a discarded result's destructor, may panic: the core must outlive it.
-    fn reply(&self, task: Box<dyn Task>, lost: Option<&String>) {
-        let lost = lost.map(String::as_str);
-        self.counters.latency.record(task.made().elapsed());
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| task.release(lost))) {
-            // What it carries has a destructor of the caller's as well.
-            std::mem::forget(panic);
-            tracing::error!(
-                "a waker or the destructor of a result panicked while a reply was sent"
-            );
+    fn reply(&self, ticket: Ticket, task: Box<dyn Task>, lost: Option<&String>) {
+        #[cfg(feature = "bucket")]
+        if let (Some(bucket), None) = (&self.bucket, lost) {
+            return bucket.push(ticket, task, &self.counters);
         }
+        let _ = ticket;
+        send(&self.counters, task, lost.map(String::as_str));
+    }
+}
+
+/// Sends a reply. A caller's waker, or a discarded result's destructor, may panic: the thread must
+/// outlive it.
+pub(crate) fn send(counters: &CoreCounters, task: Box<dyn Task>, lost: Option<&str>) {
+    counters.latency.record(task.made().elapsed());
+    if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| task.release(lost))) {
+        // What it carries has a destructor of the caller's as well.
+        std::mem::forget(panic);
+        tracing::error!("a waker or the destructor of a result panicked while a reply was sent");
     }
 }

@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     pub(crate) pins: Pins,
     pub(crate) names: Names,
     pub(crate) tickers: Tickers,
+    /// Of a host whose store is in a bucket.
+    #[cfg(feature = "bucket")]
+    pub(crate) bucket: Option<Arc<crate::bucket::BucketGate>>,
     #[cfg(feature = "metrics")]
     pub(crate) told: crate::exported::Told,
     pub(crate) process_setup: ProcessSetup,

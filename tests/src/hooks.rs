@@ -134,6 +134,7 @@ impl IoFile for HookedFile {
         match self.name {
             FileName::Superblock => self.disk.reach(Moment::SuperblockWrite),
             FileName::Segment(_) => self.disk.reach(Moment::SegmentWrite),
+            FileName::Bucket => {}
         }
         self.file.write_at(offset, bytes)
     }
@@ -147,6 +148,7 @@ impl IoFile for HookedFile {
         match self.name {
             FileName::Superblock => self.disk.reach(Moment::SuperblockSync),
             FileName::Segment(_) => self.disk.reach(Moment::SegmentSync),
+            FileName::Bucket => {}
         }
         self.file.sync()
     }

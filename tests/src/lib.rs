@@ -3,6 +3,7 @@
 //!
 //! - [`sim_disk`], [`sim_environment`]: the world a simulated store lives in; the fault model is at
 //!   the top of the former.
+//! - [`sim_bucket`], [`bucket_world`]: a bucket with a fault model of its own, and hosts on it.
 //! - [`model`], [`content`]: what a store should hold.
 //! - [`driver`]: random operations on a store, each answer compared with the model.
 //! - [`world`]: crashes, recoveries and checks around a driver.
@@ -24,6 +25,7 @@
     reason = "test tools panic when the test is at fault, and count small things"
 )]
 
+pub mod bucket_world;
 pub mod chance;
 pub mod content;
 pub mod corruption;
@@ -37,6 +39,7 @@ pub mod image;
 mod incarnations;
 pub mod model;
 pub mod seeds;
+pub mod sim_bucket;
 pub mod sim_disk;
 pub mod sim_environment;
 pub mod slt;
@@ -55,6 +58,8 @@ mod documents {
     struct Embedding;
     #[doc = include_str!("../../docs/MIGRATING.md")]
     struct Migrating;
+    #[doc = include_str!("../../docs/BUCKET.md")]
+    struct Bucket;
     #[doc = include_str!("../../docs/BACKUPS.md")]
     struct Backups;
     #[doc = include_str!("../../docs/TIME_TRAVEL.md")]

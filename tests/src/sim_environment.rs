@@ -42,6 +42,56 @@ impl Clock for SimClock {
     }
 }
 
+/// A clock that stands until somebody moves it on. Clones share it.
+#[derive(Clone, Debug)]
+pub struct HandClock {
+    now_ns: Arc<AtomicU64>,
+    /// How far this clone is ahead of the others.
+    ahead_ns: u64,
+}
+
+impl HandClock {
+    /// A clock that stands at one second.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { now_ns: Arc::new(AtomicU64::new(1_000_000_000)), ahead_ns: 0 }
+    }
+
+    /// The same time, on a machine that was started so much earlier.
+    #[must_use]
+    pub fn ahead_by_ms(&self, ms: u64) -> Self {
+        Self { now_ns: Arc::clone(&self.now_ns), ahead_ns: ms * 1_000_000 }
+    }
+
+    /// Moves it, and all its clones, on.
+    pub fn advance_ms(&self, ms: u64) {
+        self.now_ns.fetch_add(ms * 1_000_000, Ordering::Relaxed);
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns.load(Ordering::Relaxed) + self.ahead_ns
+    }
+}
+
+impl Default for HandClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for HandClock {
+    /// Wrong by hours, in a way of its own for each clone that is ahead.
+    fn wall_ms(&self) -> u64 {
+        1_700_000_000_000 + self.ahead_ns / 1000 + self.now_ns() / 1_000_000
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.now_ns()
+    }
+}
+
 /// Randomness that is a function of its seed.
 #[derive(Debug)]
 pub struct SimEntropy {

@@ -165,6 +165,8 @@ fn every_setting_is_in_the_reference() {
         .filter(|&name| name != "new")
         .collect();
     all_named(page, &setters, 15);
+    let bucket = read("runtime/src/bucket/settings.rs");
+    all_named(page, &names(&bucket, "pub struct BucketSettings {", "pub "), 8);
     let engine = read("engine/src/config.rs");
     for (settings, at_least) in [("FormatParams", 2), ("Tunables", 10), ("StoreOptions", 4)] {
         all_named(page, &names(&engine, &format!("pub struct {settings} {{"), "pub "), at_least);

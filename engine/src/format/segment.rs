@@ -137,6 +137,37 @@ impl SegmentHeader {
     }
 }
 
+/// What a segment file is being used for, as its first block says: for whoever looks at the writes of
+/// a store from outside and must tell one use of a file from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentUse {
+    /// The number of this use.
+    pub segment: SegmentId,
+    /// Bytes of the file.
+    pub size: u32,
+    /// Whether it is a piece of the log, and not what the cleaner moved.
+    pub is_log: bool,
+}
+
+impl SegmentUse {
+    /// Bytes of the first block, of which the header is a part.
+    pub const BLOCK_BYTES: usize = BLOCK_BYTES;
+
+    /// Reads the first block of `file`; `None` if it is not a whole and valid header.
+    ///
+    /// ```
+    /// use lapidary_engine::{FileNo, SegmentUse};
+    ///
+    /// assert_eq!(SegmentUse::read(&[0; SegmentUse::BLOCK_BYTES], FileNo(1)), None);
+    /// ```
+    #[must_use]
+    pub fn read(block: &[u8], file: FileNo) -> Option<Self> {
+        let header = SegmentHeader::decode_any(block, file).ok()??;
+        let is_log = header.kind == SegmentKind::Log;
+        Some(Self { segment: header.segment, size: header.size, is_log })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +188,9 @@ mod tests {
         header.encode(&mut block);
         assert_eq!(block.len(), BLOCK_BYTES);
         let decode = |block: &[u8]| SegmentHeader::decode(block, FileNo(3), StoreId([9; 16]));
+        let used = SegmentUse { segment: SegmentId(4), size: 1 << 20, is_log: false };
+        assert_eq!(SegmentUse::read(&block, FileNo(3)), Some(used));
+        assert_eq!(SegmentUse::read(&block, FileNo(4)), None);
         assert_eq!(decode(&block), Ok(Some(header)));
         assert_eq!(decode(&[0; BLOCK_BYTES]), Ok(None));
         for at in 0..HEADER_BYTES {

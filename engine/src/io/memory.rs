@@ -80,7 +80,7 @@ impl Io for MemoryIo {
     fn list_segments(&self) -> io::Result<Vec<FileNo>> {
         let segment = |name: &FileName| match name {
             FileName::Segment(id) => Some(*id),
-            FileName::Superblock => None,
+            FileName::Superblock | FileName::Bucket => None,
         };
         Ok(self.files(|files| files.keys().filter_map(segment).collect()))
     }

@@ -2,7 +2,8 @@
 //!
 //! The engine knows three files: `LOCK`, `SUPERBLOCK` and the numbered segments. Everything it does
 //! to them is in [`Io`] and [`IoFile`], so that the operating system, memory and a simulated disk
-//! are interchangeable.
+//! are interchangeable. A fourth, `BUCKET`, belongs to whoever keeps the store elsewhere as well;
+//! the engine never opens it.
 
 mod mapping;
 mod memory;
@@ -29,6 +30,8 @@ pub enum FileName {
     Superblock,
     /// A segment.
     Segment(FileNo),
+    /// Notes of who keeps the store elsewhere as well. The engine leaves it alone.
+    Bucket,
 }
 
 impl fmt::Display for FileName {
@@ -36,6 +39,7 @@ impl fmt::Display for FileName {
         match self {
             Self::Superblock => f.write_str("SUPERBLOCK"),
             Self::Segment(id) => write!(f, "segments/{:08}.seg", id.0),
+            Self::Bucket => f.write_str("BUCKET"),
         }
     }
 }
@@ -133,6 +137,14 @@ pub trait Io: Send + Sync + Debug {
     /// # Errors
     /// As the operating system has them.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Whether all blocks of a file are allocated, so that writing into it cannot fail for lack of
+    /// space. A segment that is not, and in which nothing is live any more, is removed and not used
+    /// again. Files that the engine made are; unless there are others, so is every file.
+    fn is_reserved(&self, name: FileName) -> bool {
+        let _ = name;
+        true
+    }
 }
 
 /// Why [`IoFile::write_and_sync`] failed: the half that did, and what the operating system said.

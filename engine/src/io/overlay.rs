@@ -126,7 +126,7 @@ impl Io for OverlayIo {
         self.entries(|entries| {
             segments.retain(|&segment| !entries.contains_key(&FileName::Segment(segment)));
             segments.extend(entries.iter().filter_map(|(name, entry)| match (name, entry) {
-                (_, Entry::Removed) | (FileName::Superblock, _) => None,
+                (_, Entry::Removed) | (FileName::Superblock | FileName::Bucket, _) => None,
                 (FileName::Segment(segment), _) => Some(*segment),
             }));
         });

@@ -18,6 +18,7 @@ use crate::types::FileNo;
 
 const LOCK: &str = "LOCK";
 const SEGMENTS: &str = "segments";
+const BUCKET: &str = "BUCKET";
 
 /// A directory of the operating system.
 #[derive(Debug)]
@@ -77,7 +78,8 @@ impl Io for PosixIo {
             if entry.file_name() == "SUPERBLOCK" {
                 return Ok(DirectoryState::Store);
             }
-            if entry.file_name() != LOCK && entry.file_name() != SEGMENTS {
+            let name = entry.file_name();
+            if name != LOCK && name != SEGMENTS && name != BUCKET {
                 state = DirectoryState::Foreign;
             }
         }

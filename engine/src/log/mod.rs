@@ -349,6 +349,11 @@ impl Log {
         self.poison_because(error.to_string())
     }
 
+    /// Stops the store for good, for a reason that is none of its own.
+    pub(crate) fn stop(&self, cause: String) {
+        let _ = self.poison_because(cause);
+    }
+
     fn poison_because(&self, cause: String) -> Error {
         if self.poison.set(cause.clone()).is_ok() {
             tracing::error!(cause, "the store stops");

@@ -94,6 +94,11 @@ impl SegmentFiles {
         format!("{}/{}", self.describe(), FileName::Segment(file))
     }
 
+    /// See [`Io::is_reserved`].
+    pub(crate) fn is_reserved(&self, file: FileNo) -> bool {
+        self.io.is_reserved(FileName::Segment(file))
+    }
+
     /// Bytes written to fill segments since the store was opened.
     pub(crate) fn filled_bytes(&self) -> u64 {
         self.filled_bytes.load(Ordering::Relaxed)

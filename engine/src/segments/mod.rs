@@ -80,6 +80,8 @@ pub(crate) struct Ready {
 struct Table {
     in_use: BTreeMap<SegmentId, InUse>,
     ready: BTreeMap<FileNo, Ready>,
+    /// Nothing in them is needed, and they cannot be used again; see [`Io::is_reserved`](crate::Io).
+    spent: Vec<FileNo>,
     /// Highest numbers that were ever given out.
     last_file: FileNo,
     last_segment: SegmentId,
@@ -241,7 +243,7 @@ impl Segments {
     pub(crate) fn restore_ready(&self, file: FileNo, ready: Ready) {
         let mut table = self.table();
         table.last_file = table.last_file.max(file);
-        table.ready.insert(file, ready);
+        self.put_ready(&mut table, file, ready);
         self.room.publish(&table.ready);
     }
 
@@ -686,9 +688,18 @@ impl Segments {
             }
             self.files.forget(segment);
             table.in_use.remove(&segment);
-            table.ready.insert(file, Ready { size });
+            self.put_ready(&mut table, file, Ready { size });
         }
         self.room.publish(&table.ready);
+    }
+
+    /// A file in which nothing is needed: ready, if writing into it cannot fail for lack of space.
+    fn put_ready(&self, table: &mut Table, file: FileNo, ready: Ready) {
+        if self.files.is_reserved(file) {
+            table.ready.insert(file, ready);
+        } else {
+            table.spent.push(file);
+        }
     }
 
     /// Recovery, when it is known what is in use: ends forwards to what is not. A checkpoint leads to
@@ -701,12 +712,17 @@ impl Segments {
         }
     }
 
-    /// Removes a file that is ready, if there are more than the log and the cleaner will need soon, or
-    /// one that is much larger than they will; says whether it did.
+    /// Removes a file that cannot be used again, or one that is ready, if there are more than the log
+    /// and the cleaner will need soon, or one that is much larger than they will; says whether it did.
     pub(crate) fn trim(&self, now_ns: u64) -> Result<bool> {
         let closed = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if *closed {
             return Err(Error::Closed);
+        }
+        let spent = self.table().spent.pop();
+        if let Some(file) = spent {
+            self.files.remove(file)?;
+            return Ok(true);
         }
         let is_busy = self.is_busy(now_ns);
         let file = {

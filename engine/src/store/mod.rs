@@ -465,6 +465,13 @@ impl Store {
         }
     }
 
+    /// Stops the store for good, as a failed write does: from now on nothing becomes durable, and who
+    /// waits is told [`Error::Poisoned`] with `cause`. For whoever knows that this process may not
+    /// write any more.
+    pub fn stop(&self, cause: &str) {
+        self.shared.core.log.stop(cause.to_owned());
+    }
+
     /// Makes everything durable, takes a checkpoint, and closes the store. Afterwards every
     /// operation fails with [`Error::Closed`], and another process may open it, if no pages are held
     /// ([`HeldPages`](crate::HeldPages)); else as soon as none is.

@@ -79,7 +79,7 @@ impl Io for SimDisk {
         self.state().check_directory()?;
         let segment = |name| match name {
             FileName::Segment(id) => Some(id),
-            FileName::Superblock => None,
+            FileName::Superblock | FileName::Bucket => None,
         };
         Ok(self.files().into_iter().filter_map(segment).collect())
     }

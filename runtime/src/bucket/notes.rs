@@ -1,0 +1,83 @@
+//! The file `BUCKET`: reading and replacing what it says.
+
+use std::io;
+use std::sync::Arc;
+
+use lapidary_engine::{FileName, Io, IoFile};
+
+use super::error::{BucketError, Result};
+use super::format::Malformed;
+use super::format::note::{Note, SLOT_BYTES};
+
+#[derive(Debug)]
+pub(super) struct NoteFile {
+    file: Arc<dyn IoFile>,
+    path: String,
+    current: Option<Note>,
+}
+
+impl NoteFile {
+    /// Opens it, or creates it with nothing noted.
+    pub(super) fn open(io: &dyn Io) -> Result<Self> {
+        let path = format!("{}/{}", io.describe(), FileName::Bucket);
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| BucketError::Local { operation, path, source }
+        };
+        let file = match io.open(FileName::Bucket) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = io.create(FileName::Bucket).map_err(failed("create"))?;
+                io.sync_directory().map_err(failed("sync the directory of"))?;
+                file
+            }
+            opened => opened.map_err(failed("open"))?,
+        };
+        let len = file.len().map_err(failed("find the length of"))?;
+        let mut current: Option<Note> = None;
+        let mut is_damaged = false;
+        for slot in 0..2 {
+            let at = slot * SLOT_BYTES as u64;
+            if len < at + SLOT_BYTES as u64 {
+                continue;
+            }
+            let mut bytes = vec![0; SLOT_BYTES];
+            file.read_at(at, &mut bytes).map_err(failed("read"))?;
+            match Note::decode(&bytes) {
+                Ok(note) if current.as_ref().is_none_or(|best| best.sequence < note.sequence) => {
+                    current = Some(note);
+                }
+                Ok(_) => {}
+                Err(newer @ Malformed::TooNew(_)) => {
+                    return Err(BucketError::malformed("BUCKET", io.describe(), newer));
+                }
+                // The first slot may be torn when it is written first. The second is not touched before
+                // the first is whole.
+                Err(_) => is_damaged |= slot == 1 && bytes.iter().any(|&byte| byte != 0),
+            }
+        }
+        if current.is_none() && is_damaged {
+            let malformed = Malformed::Damaged("neither of its slots is whole");
+            return Err(BucketError::malformed("BUCKET", io.describe(), malformed));
+        }
+        Ok(Self { file, path, current })
+    }
+
+    /// What is noted.
+    pub(super) fn current(&self) -> Option<&Note> {
+        self.current.as_ref()
+    }
+
+    /// Notes something else, durably.
+    pub(super) fn replace(&mut self, note: Note) -> Result<()> {
+        let sequence = self.current.as_ref().map_or(1, |current| current.sequence + 1);
+        let note = Note { sequence, ..note };
+        // The slots take turns, so the one that counts is not touched.
+        let at = (sequence + 1) % 2 * SLOT_BYTES as u64;
+        self.file.write_and_sync(at, &note.encode()).map_err(|error| {
+            let (operation, source) = error.into_parts();
+            BucketError::Local { operation, path: self.path.clone(), source }
+        })?;
+        self.current = Some(note);
+        Ok(())
+    }
+}

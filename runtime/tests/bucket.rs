@@ -1,0 +1,297 @@
+//! Hosts whose store is in a bucket: when calls are answered, giving back, taking over, refusing.
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lapidary::bucket::{
+    Acknowledge, Bucket, BucketError, BucketSettings, Condition, ObjectError, ObjectErrorKind,
+    Objects, RemoteObjects, Tag, Watch,
+};
+use lapidary::{Environment, Host, HostConfig, HostErrorKind};
+use lapidary_engine::{MemoryIo, Store, StoreOptions};
+
+/// A bucket that can be closed off.
+#[derive(Clone, Debug)]
+struct Gated {
+    objects: RemoteObjects,
+    is_closed: Arc<AtomicBool>,
+    puts: Arc<AtomicU64>,
+}
+
+impl Gated {
+    fn new() -> Self {
+        let objects = RemoteObjects::in_memory().unwrap();
+        Self { objects, is_closed: Arc::default(), puts: Arc::default() }
+    }
+
+    fn close(&self, is_closed: bool) {
+        self.is_closed.store(is_closed, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> Result<(), ObjectError> {
+        if !self.is_closed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        Err(ObjectError {
+            kind: ObjectErrorKind::Unclear,
+            operation: "put",
+            name: "anything".to_owned(),
+            bucket: self.describe(),
+            detail: "closed off".to_owned(),
+        })
+    }
+}
+
+impl Objects for Gated {
+    fn describe(&self) -> String {
+        self.objects.describe()
+    }
+
+    fn get(&self, name: &str) -> Result<(Vec<u8>, Tag), ObjectError> {
+        self.check()?;
+        self.objects.get(name)
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        self.check()?;
+        self.objects.get_range(name, range)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8], condition: Condition<'_>) -> Result<Tag, ObjectError> {
+        self.check()?;
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        self.objects.put(name, bytes, condition)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        self.check()?;
+        self.objects.list(prefix)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), ObjectError> {
+        self.check()?;
+        self.objects.delete(name)
+    }
+}
+
+fn settings(name: &str) -> BucketSettings {
+    BucketSettings {
+        name: name.to_owned(),
+        interval: Duration::from_millis(60),
+        pause: Duration::from_millis(20),
+        lease: Duration::from_secs(3),
+        ..BucketSettings::default()
+    }
+}
+
+fn attach(objects: &Gated, name: &str, local: &MemoryIo) -> Result<Bucket, BucketError> {
+    let objects: Arc<dyn Objects> = Arc::new(objects.clone());
+    let environment = Environment::with_io(Arc::new(local.clone()));
+    Bucket::attach_waiting(&objects, &environment, &settings(name), |_| false)
+}
+
+fn host(objects: &Gated, name: &str, acknowledge: Acknowledge) -> Host {
+    let bucket = attach(objects, name, &MemoryIo::new()).unwrap();
+    let config = HostConfig::new().acknowledge(acknowledge).pin_cores(false);
+    Host::open_from_bucket(bucket, config).unwrap()
+}
+
+fn rows(host: &Host) -> i64 {
+    let facet = host.facet("a").unwrap();
+    facet.query("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0)).wait().unwrap()[0]
+}
+
+#[test]
+fn a_call_is_answered_when_its_condition_holds() {
+    for acknowledge in [Acknowledge::Locally, Acknowledge::InBucket] {
+        let objects = Gated::new();
+        let host = host(&objects, "first", acknowledge);
+        let facet = host.facet("a").unwrap();
+        facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+        host.sync_to_bucket().unwrap();
+        objects.close(true);
+        let mut call = facet.execute("INSERT INTO t VALUES (1)", ());
+        std::thread::sleep(Duration::from_millis(300));
+        let answered = call.try_wait();
+        assert_eq!(answered.is_some(), acknowledge == Acknowledge::Locally, "{acknowledge:?}");
+        objects.close(false);
+        match answered {
+            Some(answer) => assert_eq!(answer.unwrap(), 1),
+            None => assert_eq!(call.wait().unwrap(), 1),
+        }
+        host.shutdown().unwrap();
+    }
+}
+
+/// What was answered for in the bucket is there for the next host, whatever becomes of this one; and a
+/// host that gave its store back does not make the next one wait.
+#[test]
+fn the_next_host_has_what_was_answered_for() {
+    let objects = Gated::new();
+    let first = host(&objects, "first", Acknowledge::InBucket);
+    let facet = first.facet("a").unwrap();
+    facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+    for n in 0..50 {
+        drop(facet.execute("INSERT INTO t VALUES (?1)", [n]));
+    }
+    first.shutdown().unwrap();
+    let began = Instant::now();
+    let second = host(&objects, "second", Acknowledge::Locally);
+    assert!(began.elapsed() < Duration::from_secs(2), "it waited for a lease that was given back");
+    assert_eq!(rows(&second), 50);
+    assert_eq!(second.bucket().unwrap().stat().epoch, 2);
+    second.facet("a").unwrap().execute("INSERT INTO t VALUES (50)", ()).wait().unwrap();
+    second.sync_to_bucket().unwrap();
+    // Not given back: as if lost, but for its thread, which ends with it.
+    let bucket = second.bucket().unwrap().clone();
+    bucket.fence("the test has ended this host");
+    drop(bucket);
+    assert!(second.shutdown().is_err());
+    let third = host(&objects, "third", Acknowledge::Locally);
+    assert_eq!(rows(&third), 51);
+    third.shutdown().unwrap();
+}
+
+/// A bucket that does not answer for longer than the lease stops the host: calls are told so, also those
+/// that waited.
+#[test]
+fn a_host_without_its_bucket_stops_with_its_lease() {
+    let objects = Gated::new();
+    let first = host(&objects, "first", Acknowledge::InBucket);
+    let facet = first.facet("a").unwrap();
+    facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+    objects.close(true);
+    let waiting = facet.execute("INSERT INTO t VALUES (1)", ());
+    let error = waiting.wait().unwrap_err();
+    assert_eq!(error.kind(), HostErrorKind::Reopen, "{error}");
+    assert!(error.to_string().contains("lease"), "{error}");
+    let error = facet.execute("INSERT INTO t VALUES (2)", ()).wait().unwrap_err();
+    assert_eq!(error.kind(), HostErrorKind::Reopen, "{error}");
+    assert!(first.sync_to_bucket().is_err());
+    assert!(first.shutdown().is_err());
+}
+
+#[test]
+fn requests_do_not_grow_with_the_facets() {
+    let objects = Gated::new();
+    let first = host(&objects, "first", Acknowledge::Locally);
+    let puts_for = |facets: usize| {
+        first.sync_to_bucket().unwrap();
+        let before = objects.puts.load(Ordering::SeqCst);
+        let began = Instant::now();
+        let calls: Vec<_> = (0..facets)
+            .map(|n| {
+                let facet = first.facet(format!("many/{facets}/{n}")).unwrap();
+                facet.execute_batch("CREATE TABLE t(n); INSERT INTO t VALUES (1)")
+            })
+            .collect();
+        calls.into_iter().for_each(|call| call.wait().unwrap());
+        first.sync_to_bucket().unwrap();
+        let shipments = u64::try_from(began.elapsed().as_millis()).unwrap() / 20 + 2;
+        (objects.puts.load(Ordering::SeqCst) - before, shipments)
+    };
+    for facets in [1, 300] {
+        let (puts, shipments) = puts_for(facets);
+        assert!(puts <= 3 * shipments && puts < 300, "{puts} requests for {facets} facets");
+    }
+    first.shutdown().unwrap();
+}
+
+#[test]
+fn directories_and_buckets_that_do_not_belong_together_are_refused() {
+    let (objects, other) = (Gated::new(), Gated::new());
+    let serve_once = |objects: &Gated, local: &MemoryIo| {
+        let bucket = attach(objects, "once", local).unwrap();
+        let store = Store::open(bucket.environment(), StoreOptions::create()).unwrap();
+        bucket.serve(&store).unwrap();
+        store.close().unwrap();
+        bucket.close().unwrap();
+    };
+    let (one, two, plain) = (MemoryIo::new(), MemoryIo::new(), MemoryIo::new());
+    serve_once(&objects, &one);
+    serve_once(&objects, &two);
+    // A6: another has served it since.
+    let stale = attach(&objects, "one", &one).unwrap_err();
+    assert!(
+        matches!(&stale, BucketError::StaleDirectory { holder, .. } if holder == "once"),
+        "{stale}"
+    );
+    // A7: a store that has nothing to do with the bucket.
+    let environment = Environment::with_io(Arc::new(plain.clone()));
+    Store::open(environment, StoreOptions::create()).unwrap().close().unwrap();
+    let foreign = attach(&objects, "plain", &plain).unwrap_err();
+    assert!(matches!(&foreign, BucketError::Directory { .. }), "{foreign}");
+    assert_eq!(foreign.kind(), HostErrorKind::InvalidInput);
+    // A8: the manifest is gone.
+    let gone = attach(&other, "two", &two).unwrap_err();
+    assert!(gone.to_string().contains("BUCKET"), "{gone}");
+    // Past the bucket it is not opened.
+    let environment = Environment::with_io(Arc::new(one.clone()));
+    let refused = Host::open_in(environment, HostConfig::new()).unwrap_err();
+    assert!(refused.to_string().contains("open_from_bucket"), "{refused}");
+    // A2: an empty bucket takes it.
+    serve_once(&other, &plain);
+    // A3: and it goes on from where it was.
+    serve_once(&other, &plain);
+    // A store that is open is not attached a second time, and the first one goes on.
+    let bucket = attach(&other, "plain", &plain).unwrap();
+    let environment = Environment::with_io(Arc::new(plain.clone()));
+    let again: Arc<dyn Objects> = Arc::new(other.clone());
+    let locked = Bucket::attach(&again, &environment, settings("x"), &mut Watch::default());
+    assert_eq!(locked.unwrap_err().kind(), HostErrorKind::Retry);
+    let store = Store::open(bucket.environment(), StoreOptions::default()).unwrap();
+    bucket.serve(&store).unwrap();
+    store.close().unwrap();
+    bucket.close().unwrap();
+}
+
+#[test]
+fn what_is_damaged_or_newer_in_the_bucket_is_named() {
+    let objects = Gated::new();
+    let first = host(&objects, "first", Acknowledge::Locally);
+    first.facet("a").unwrap().execute("CREATE TABLE t(n)", ()).wait().unwrap();
+    first.shutdown().unwrap();
+    let (good, _) = objects.get("manifest").unwrap();
+    for at in [0, 9, 20, good.len() / 2, good.len() - 1] {
+        let mut damaged = good.clone();
+        damaged[at] ^= 1;
+        objects.put("manifest", &damaged, Condition::Always).unwrap();
+        let error = attach(&objects, "x", &MemoryIo::new()).unwrap_err();
+        assert!(
+            matches!(&error, BucketError::Damaged { name, .. } if name == "manifest"),
+            "{error}"
+        );
+    }
+    objects.put("manifest", &good, Condition::Always).unwrap();
+    // Objects without their bytes: the store cannot be opened, and the object is named.
+    let names = objects.list("objects/").unwrap();
+    for name in &names {
+        let (mut bytes, _) = objects.get(name).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        objects.put(name, &bytes, Condition::Always).unwrap();
+    }
+    let bucket = attach(&objects, "x", &MemoryIo::new()).unwrap();
+    let error = Store::open(bucket.environment(), StoreOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("objects/") && error.contains("checksum"), "{error}");
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let wrong = [
+        BucketSettings { lease: Duration::from_millis(50), ..settings("a") },
+        BucketSettings { lease: Duration::from_secs(7200), ..settings("a") },
+        BucketSettings { interval: Duration::from_secs(2), ..settings("a") },
+        BucketSettings { name: String::new(), ..settings("a") },
+        BucketSettings { name: "x".repeat(256), ..settings("a") },
+    ];
+    let objects: Arc<dyn Objects> = Arc::new(Gated::new());
+    for settings in wrong {
+        let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+        let refused = Bucket::attach(&objects, &environment, settings, &mut Watch::default());
+        assert_eq!(refused.unwrap_err().kind(), HostErrorKind::InvalidInput);
+    }
+}
