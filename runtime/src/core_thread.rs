@@ -80,9 +80,9 @@ impl Core {
         let gate = shared.registration.gate(number);
         let writers =
             Writers::new(number, Arc::clone(&shared), gate.clone(), Arc::clone(&counters), config);
-        let mut output = OutputGate::new(Arc::clone(&shared.store), Arc::clone(&counters));
+        let output = OutputGate::new(Arc::clone(&shared.store), Arc::clone(&counters));
         #[cfg(feature = "bucket")]
-        output.lead_to(shared.bucket.clone());
+        let output = output.leading_to(shared.bucket.clone());
         let worker = shared.store.worker();
         let epoch = shared.aborts[number].epoch();
         let (hooks, resting) = (config.hooks.clone(), Resting::default());

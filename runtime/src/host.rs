@@ -199,7 +199,10 @@ impl Host {
         Self::start(store, config, process_setup, Beyond::default())
     }
 
-    #[cfg_attr(not(feature = "bucket"), expect(unused_variables, reason = "it has nothing in it"))]
+    #[cfg_attr(
+        not(feature = "bucket"),
+        expect(unused_variables, clippy::needless_pass_by_value, reason = "it has nothing in it")
+    )]
     fn start(
         store: Arc<Store>,
         config: HostConfig,

@@ -54,8 +54,8 @@ impl OutputGate {
 
     /// What is locally durable goes on to `bucket`.
     #[cfg(feature = "bucket")]
-    pub(crate) fn lead_to(&mut self, bucket: Option<Arc<crate::bucket::BucketGate>>) {
-        self.bucket = bucket;
+    pub(crate) fn leading_to(self, bucket: Option<Arc<crate::bucket::BucketGate>>) -> Self {
+        Self { bucket, ..self }
     }
 
     pub(crate) fn held(&self) -> usize {
