@@ -5,14 +5,12 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use lapidary_engine::{
-    Background, Clock, Environment, ErrorKind, Lsn, MemoryIo, Store, StoreOptions, Ticket,
-    Tunables, View,
+    Environment, ErrorKind, Lsn, MemoryIo, Store, StoreOptions, Ticket, Tunables, View,
 };
 use support::{FaultyIo, name, open, read, wait_until, write};
 
@@ -115,57 +113,4 @@ fn when_all_rest_a_flush_that_was_asked_for_does_not_wait() {
     assert!(!fifth(), "nobody says anything");
     store.flush().unwrap();
     assert!(fifth());
-}
-
-/// Each look at it takes as long as the test says.
-#[derive(Debug, Default)]
-struct SlowClock {
-    now_ns: AtomicU64,
-    step_ns: AtomicU64,
-}
-
-impl Clock for SlowClock {
-    fn wall_ms(&self) -> u64 {
-        0
-    }
-
-    fn monotonic_ns(&self) -> u64 {
-        self.now_ns.fetch_add(self.step_ns.load(Ordering::Relaxed), Ordering::Relaxed)
-    }
-}
-
-#[test]
-fn a_thread_that_rests_may_flush_itself_if_nobody_else_does() {
-    let clock = Arc::new(SlowClock::default());
-    let mut environment = Environment::with_io(Arc::new(MemoryIo::new()));
-    environment.clock = Arc::clone(&clock) as _;
-    let options = StoreOptions { background: Background::Manual, ..StoreOptions::create() };
-    let store = Store::open(environment, options).unwrap();
-    let facet = store.create_facet(&name("a")).unwrap();
-    let (mut one, mut other) = (store.worker(), store.worker());
-    let commit = |byte| {
-        support::try_write(&facet, byte).unwrap();
-        facet.latest_ticket()
-    };
-    let first = commit(1);
-    assert!(!one.flush_here(), "it is at work itself");
-    one.rest();
-    assert!(!one.flush_here(), "the other could add to it");
-    assert!(!store.is_durable(first).unwrap());
-    other.rest();
-    assert!(one.flush_here());
-    assert!(store.is_durable(first).unwrap());
-
-    // The flush that took long is the last one that is done here.
-    clock.step_ns.store(1_000_000, Ordering::Relaxed);
-    let second = commit(2);
-    assert!(one.flush_here());
-    assert!(store.is_durable(second).unwrap());
-    commit(3);
-    assert!(!one.flush_here(), "it would keep the thread from its calls for long");
-
-    let store = open(&FaultyIo::default());
-    let mut alone = store.worker();
-    alone.rest();
-    assert!(alone.flush_here(), "with nothing to flush there is nothing to wait for");
 }

@@ -120,10 +120,7 @@ impl Core {
                 Event::Durable => self.release(),
             }
             event = match inbox.try_next() {
-                Some(task) => {
-                    self.output.ask();
-                    Event::Task(task)
-                }
+                Some(task) => Event::Task(task),
                 // What was sent before the host was closed is in the mailbox by now, and served
                 // below.
                 None if self.shared.is_closed() && inbox.is_empty() => break,
@@ -146,7 +143,6 @@ impl Core {
     /// Sleeps until there is something to do. What is to be flushed need not wait for more of it.
     fn sleep(&mut self, inbox: &Inbox) -> Event {
         self.worker.rest();
-        self.output.ask_at_rest(&self.worker);
         let event = inbox.next(self.idle_poll);
         self.worker.resume();
         event

@@ -5,17 +5,14 @@
 //! could have observed, and leaves when that ticket is durable. Errors and reads are held like
 //! results, since they tell of what they saw.
 //!
-//! A flush asked for may begin before or after a commit that follows the asking. So the gate has to ask
-//! when it begins to hold replies, and again after each flush that has left some behind. It asks when
-//! the core knows what it does next: the flush is for the store's thread if the core has other calls to
-//! serve, or if several replies are held, whose callers have the next calls soon. With one reply and
-//! nothing else to do, the core flushes itself, which saves waking one thread and being woken by it.
+//! A flush asked for may begin before or after a commit that follows the asking. So the gate asks
+//! once when it begins to hold replies, and again after each flush that has left some behind.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-use lapidary_engine::{Error, Store, Ticket, Worker};
+use lapidary_engine::{Error, Store, Ticket};
 
 use crate::error::HostError;
 use crate::stat::CoreCounters;
@@ -28,8 +25,6 @@ pub(crate) struct OutputGate {
     #[cfg(feature = "bucket")]
     bucket: Option<Arc<crate::bucket::BucketGate>>,
     held: VecDeque<Held>,
-    /// Whether a flush has to be asked for.
-    asks: bool,
     /// The store's first failure, once it is known.
     poison: Option<String>,
 }
@@ -47,7 +42,6 @@ impl OutputGate {
             #[cfg(feature = "bucket")]
             bucket: None,
             held: VecDeque::new(),
-            asks: false,
             poison: None,
         }
     }
@@ -90,7 +84,9 @@ impl OutputGate {
         match self.store.is_durable(ticket) {
             Ok(true) => self.reply(ticket, task, None),
             Ok(false) => {
-                self.asks |= self.held.is_empty();
+                if self.held.is_empty() {
+                    self.store.request_flush();
+                }
                 self.held.push_back(Held { ticket, task });
             }
             Err(error) => {
@@ -98,21 +94,6 @@ impl OutputGate {
                 self.fail(&error);
             }
         }
-    }
-
-    /// Asks for a flush, if there is one to ask for. To be called before the core does anything else.
-    pub(crate) fn ask(&mut self) {
-        if std::mem::take(&mut self.asks) {
-            self.store.request_flush();
-        }
-    }
-
-    /// As [`ask`](Self::ask), by a core that has no call to serve: `worker` rests.
-    pub(crate) fn ask_at_rest(&mut self, worker: &Worker) {
-        if self.asks && self.held.len() == 1 && worker.flush_here() {
-            self.asks = false;
-        }
-        self.ask();
     }
 
     /// Lets go what has become durable; everything, with an error, if the store has stopped. To be
@@ -135,7 +116,9 @@ impl OutputGate {
                     }
                 }
                 Ok(false) => {
-                    self.asks = !self.held.is_empty();
+                    if !self.held.is_empty() {
+                        self.store.request_flush();
+                    }
                     return;
                 }
                 Err(error) => return self.fail(&error),

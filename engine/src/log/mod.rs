@@ -37,9 +37,6 @@ pub(crate) struct LogCounters {
     pub(crate) tail_bytes: AtomicU64,
 }
 
-/// See [`Log::is_quick`].
-const QUICK_FLUSH_NS: u64 = 1_000_000;
-
 type Listener = Box<dyn Fn() + Send + Sync>;
 
 /// See the [module](self).
@@ -64,8 +61,6 @@ pub(crate) struct Log {
     requested: AtomicBool,
     flusher: OnceLock<Thread>,
     pub(crate) workers: Workers,
-    /// What the last flush took whose time was noted.
-    flush_ns: AtomicU64,
     listeners: RwLock<Vec<Listener>>,
     pub(crate) counters: LogCounters,
 }
@@ -101,7 +96,6 @@ impl Log {
             requested: AtomicBool::new(false),
             flusher: OnceLock::new(),
             workers: Workers::default(),
-            flush_ns: AtomicU64::new(0),
             listeners: RwLock::default(),
             counters: LogCounters::default(),
         }
@@ -245,27 +239,6 @@ impl Log {
         *in_flight = true;
         drop(in_flight);
         Lead { log: self, writer: self.writer.lock().unwrap_or_else(PoisonError::into_inner) }
-    }
-
-    /// As [`lead`](Self::lead), if no flush is in flight.
-    pub(crate) fn try_lead(&self) -> Option<Lead<'_>> {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if *in_flight {
-            return None;
-        }
-        *in_flight = true;
-        drop(in_flight);
-        Some(Lead { log: self, writer: self.writer.lock().unwrap_or_else(PoisonError::into_inner) })
-    }
-
-    /// Notes that a flush took `ns` nanoseconds.
-    pub(crate) fn note_time(&self, ns: u64) {
-        self.flush_ns.store(ns, Ordering::Relaxed);
-    }
-
-    /// Whether a flush takes so short a time that a thread may rather flush than wait for another to.
-    pub(crate) fn is_quick(&self) -> bool {
-        self.flush_ns.load(Ordering::Relaxed) < QUICK_FLUSH_NS
     }
 
     /// Where the log goes on, if that is in `segment`, in bytes.

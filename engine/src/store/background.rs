@@ -94,7 +94,6 @@ pub(super) fn flush(shared: &Shared, stopping: &AtomicBool) {
             tracing::debug!(%error, "the flush thread ends");
             return;
         }
-        core.log.note_time(clock.monotonic_ns() - now_ns);
     }
 }
 

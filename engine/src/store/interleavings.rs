@@ -204,43 +204,6 @@ fn a_flush_that_is_asked_for_happens() {
     });
 }
 
-/// Of two threads that rest, each flushes what it has appended itself or asks for it, whatever the other
-/// does meanwhile: in the end all is durable, and the flusher thread has never waited in vain.
-#[test]
-fn who_rests_flushes_or_asks_for_it() {
-    explore(|| {
-        let store = store();
-        let flusher = {
-            let stopping = Arc::new(AtomicBool::new(false));
-            let (store, stops) = (Arc::clone(&store), Arc::clone(&stopping));
-            let thread = thread::spawn(move || background::flush(&store.shared, &stops));
-            (thread, stopping)
-        };
-        store.shared.core.log.set_flusher(flusher.0.thread().clone());
-        let run = |store: &Arc<Store>, facet: &Arc<Facet>| {
-            let mut worker = store.worker();
-            let ticket = commit(facet, 1);
-            worker.rest();
-            if !worker.flush_here() {
-                store.request_flush();
-                store.wait_durable(ticket).expect("the disk works");
-            }
-            assert!(store.is_durable(ticket).expect("the disk works"));
-        };
-        let (one, two) = (facet(&store, "a"), facet(&store, "b"));
-        let other = {
-            let store = Arc::clone(&store);
-            thread::spawn(move || run(&store, &two))
-        };
-        run(&store, &one);
-        other.join().expect("no panic");
-        flusher.1.store(true, Ordering::Release);
-        flusher.0.thread().unpark();
-        flusher.0.join().expect("no panic");
-        assert_eq!(seen(&one, View::Durable), 1);
-    });
-}
-
 /// A store that stops for good tells everybody who waits, or who comes to wait.
 #[test]
 fn a_store_that_stops_leaves_nobody_waiting() {

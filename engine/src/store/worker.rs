@@ -48,29 +48,6 @@ impl Worker {
         }
     }
 
-    /// Flushes on the calling thread, which rests, and returns `true`: in place of
-    /// [`Store::request_flush`], for a thread that can do nothing else until what it appended is
-    /// durable. It is spared the way to the store's thread and back.
-    ///
-    /// Does nothing and returns `false` if another thread is at work and may append more, if a flush is
-    /// in flight or was asked for, or if the last one took a millisecond or more: then the way there
-    /// and back hardly counts, and a thread that is not in a flush can serve what comes meanwhile.
-    ///
-    /// What becomes of it is told as after any flush; see [`Store::on_durable`].
-    pub fn flush_here(&self) -> bool {
-        let (core, log) = (&self.core, &self.core.log);
-        if !self.rests || !log.workers.all_rest() || !log.is_quick() || log.is_requested() {
-            return false;
-        }
-        let Some(lead) = log.try_lead() else { return false };
-        let began_ns = core.monotonic_ns();
-        if let Err(error) = lead.flush(&core.segments) {
-            tracing::debug!(%error, "a flush by the thread that needed it failed");
-        }
-        log.note_time(core.monotonic_ns() - began_ns);
-        true
-    }
-
     /// The thread has something to do.
     pub fn resume(&mut self) {
         if self.rests {
