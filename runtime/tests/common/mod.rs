@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use lapidary::{Environment, FacetHandle, Host, HostConfig};
-use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, MemoryIo};
+use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, MemoryIo, WriteSyncError};
 
 /// Long enough for anything that is to happen; reached only by a failing test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -146,12 +146,16 @@ impl IoFile for SwitchedFile {
         self.inner.write_at(offset, bytes)
     }
     fn sync(&self) -> io::Result<()> {
-        self.switch.sync()?;
         self.inner.sync()
+    }
+    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteSyncError> {
+        self.inner.write_at(offset, bytes).map_err(WriteSyncError::Write)?;
+        self.switch.sync().map_err(WriteSyncError::Sync)?;
+        self.inner.sync().map_err(WriteSyncError::Sync)
     }
 }
 
-/// Files in `memory` whose syncs obey the switch.
+/// Files in `memory`: the syncs of the log obey the switch, those of files that are made ahead do not.
 pub(crate) fn disk(memory: &MemoryIo) -> (Environment, Switch) {
     let switch = Switch::default();
     let io = SwitchedIo { inner: memory.clone(), switch: switch.clone() };
