@@ -384,11 +384,13 @@ fn nothing_that_comes_after_a_cut_is_built_on_what_was_before() {
         let last = thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut last = 0;
-                while !is_done.load(Ordering::Acquire) {
+                loop {
                     last = last % 200 + 1;
                     facets.iter().for_each(|facet| write(facet, &[(2, last), (3, last)]));
+                    if is_done.load(Ordering::Acquire) {
+                        break last;
+                    }
                 }
-                last
             });
             thread::sleep(Duration::from_millis(1));
             store.checkpoint().unwrap();
