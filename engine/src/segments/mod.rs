@@ -271,8 +271,10 @@ impl Segments {
         born: Lsn,
         buffered: impl Fn() -> usize,
     ) -> Option<Taken> {
+        // So many segments are made for it at most: if that is not enough, the cleaner has to wait.
+        const MADE_MAX: usize = 8;
         let fits = |ready: &Ready| usable_bytes(ready.size) >= bytes;
-        loop {
+        for made in 0..=MADE_MAX {
             let mut table = self.table();
             let wanted = self.size_wanted(table.in_use_bytes());
             let fitting = || table.ready.iter().filter(|(_, ready)| fits(ready));
@@ -280,17 +282,29 @@ impl Segments {
             let found = large.min_by_key(|(_, ready)| ready.size);
             let found = found.or_else(|| fitting().max_by_key(|(_, ready)| ready.size));
             if let Some((file, ready)) = found.map(|(&file, &ready)| (file, ready)) {
+                // What was admitted may be one record, which needs a segment twice as large, or many: it is
+                // taken for one if there is such a segment, and else may lose none of the largest.
+                let demand = |record_bytes| {
+                    let buffered_bytes = buffered();
+                    let record_bytes = buffered_bytes.min(record_bytes);
+                    Demand { buffered_bytes, record_bytes, purpose: Purpose::Commit }
+                };
+                let is_enough_for = |ready: &BTreeMap<FileNo, Ready>, record_bytes| {
+                    let demand = demand(record_bytes);
+                    self.room.is_enough_in(ready, demand, self.room.reserve_bytes())
+                };
+                let is_one = is_enough_for(&table.ready, usize::MAX);
                 // First it is no longer counted as room, then it is looked at what was admitted: a commit
                 // that finds room by what was published before is seen here.
                 table.ready.remove(&file);
                 self.room.publish(&table.ready);
-                let buffered_bytes = buffered();
-                let demand = Demand {
-                    buffered_bytes,
-                    record_bytes: buffered_bytes,
-                    purpose: Purpose::Commit,
+                let is_enough = if is_one {
+                    is_enough_for(&table.ready, usize::MAX)
+                } else {
+                    table.ready.values().any(|other| other.size >= ready.size)
+                        && is_enough_for(&table.ready, 0)
                 };
-                if self.room.is_enough_in(&table.ready, demand, self.room.reserve_bytes()) {
+                if is_enough {
                     let kind = SegmentKind::Survivors;
                     return Some(self.take_file(&mut table, file, ready, kind, born));
                 }
@@ -302,10 +316,11 @@ impl Segments {
             // As long as there is space, the cleaner is not held up: what it takes is made.
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
             let is_done = |table: &Table| table.ready.len() > ready;
-            if self.make(bytes, Make::Reserved, is_done).is_err() {
+            if made == MADE_MAX || self.make(bytes, Make::Reserved, is_done).is_err() {
                 return None;
             }
         }
+        None
     }
 
     /// What a segment holds.

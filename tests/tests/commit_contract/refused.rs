@@ -169,6 +169,8 @@ fn damaged_page_read_in_the_transaction() {
     writer.write_page(PageNo(3), &[77; PAGE]).unwrap();
     let ticket = writer.commit(0).unwrap();
     trial.store.wait_durable(ticket).unwrap();
+    // Until then its image is in memory, for the delta that may come next.
+    trial.store.checkpoint().unwrap();
     let mut found = 0;
     for file in trial.sim().files().into_iter().filter(|file| *file != FileName::Superblock) {
         trial.sim().change(file, |bytes| {

@@ -344,6 +344,8 @@ fn sqlite_store_closed() {
 fn sqlite_damaged_page_read_in_the_transaction() {
     let trial = Trial::new(1);
     trial.connection.execute("INSERT INTO t VALUES (5, ?1)", [vec![77_u8; 20_000]]).unwrap();
+    // Until then its images are in memory, for the deltas that may come next.
+    trial.store().checkpoint().unwrap();
     let mut found = 0;
     for file in trial.disk.disk.files().into_iter().filter(|file| *file != FileName::Superblock) {
         trial.disk.disk.change(file, |bytes| {
