@@ -72,6 +72,13 @@ impl Stage {
         stage
     }
 
+    /// The same with segments made ahead of need.
+    fn supplied() -> Self {
+        let stage = Self::warm();
+        while stage.store.maintain().expect("a store in memory") {}
+        stage
+    }
+
     /// The same with the facet's connection closed.
     fn cold() -> Self {
         let mut stage = Self::warm();
@@ -124,7 +131,7 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 }
 
 // A row changed in a transaction of its own, until it is durable.
-#[library_benchmark(config = at_most(63_500))]
+#[library_benchmark(config = at_most(30_900))]
 #[bench::of_one_row(Stage::warm())]
 fn commit(mut stage: Stage) -> Stage {
     stage.write();
@@ -140,7 +147,7 @@ fn read(mut stage: Stage) -> Stage {
 }
 
 // A connection to a facet that has none, and its first query.
-#[library_benchmark(config = at_most(214_500))]
+#[library_benchmark(config = at_most(212_000))]
 #[bench::with_a_query(Stage::cold())]
 fn cold_open(mut stage: Stage) -> Stage {
     stage.open();
@@ -149,8 +156,8 @@ fn cold_open(mut stage: Stage) -> Stage {
 }
 
 // A fork of the facet, until it is durable.
-#[library_benchmark(config = at_most(15_900))]
-#[bench::of_a_small_facet(Stage::warm())]
+#[library_benchmark(config = at_most(18_400))]
+#[bench::of_a_small_facet(Stage::supplied())]
 fn fork(stage: Stage) -> Stage {
     let to = FacetName::new("tenants/acme-2").expect("a name that is allowed");
     black_box(stage.store.fork_facet(&name(), &to, ForkFrom::Latest).expect("a fork"));
