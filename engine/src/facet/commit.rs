@@ -45,6 +45,11 @@ impl Draft {
         growth_max(&self.facet, pages, self.page_count, self.pages_cut) + images
     }
 
+    /// Whether its pages may be logged as deltas.
+    fn may_log_deltas(&self, state: &State) -> bool {
+        self.page_size.is_some_and(|size| state.may_log_deltas(size))
+    }
+
     /// The version it makes; what that takes of the facet's quotas is counted.
     fn reserve(&self, state: &State, wall_ms: u64) -> Result<VersionMeta> {
         let meta = VersionMeta {
@@ -132,7 +137,7 @@ pub(super) fn append(
     // the log does not have.
     let _unwinding = core.log.poison_if_unwinding();
     draft.apply(&mut state.latest, meta);
-    let may_log_deltas = draft.page_size.is_some_and(|size| state.may_log_deltas(size));
+    let may_log_deltas = draft.may_log_deltas(&state);
     let ticket = core.log.append(admission, log_buffer, |lsn, out| {
         Effect::Commit(draft.encode(lsn, meta, may_log_deltas, out))
     });
@@ -175,8 +180,8 @@ fn append_group(
     let ticket = core.log.append(admission, log_buffer, |lsn, out| {
         let start = record::start_group(lsn, drafts.len(), out);
         let commits = drafts.into_iter().zip(&reserved).map(|(draft, (state, meta))| {
-            let may = draft.page_size.is_some_and(|size| state.may_log_deltas(size));
-            draft.encode(lsn, *meta, may, out)
+            let may_log_deltas = draft.may_log_deltas(state);
+            draft.encode(lsn, *meta, may_log_deltas, out)
         });
         let commits = commits.collect();
         record::finish(start, out);

@@ -10,11 +10,10 @@ use super::history::Edit;
 use super::snapshot::read_stored;
 use super::{Content, Facet, State};
 use crate::format::catalog::VersionMeta;
-use crate::format::page::UnverifiedPage;
 use crate::format::record::Referred;
 use crate::format::{Malformed, StoredRef};
 use crate::log::{CommitEffect, PageEffect};
-use crate::map::{PageMap, PageRef, PendingPage};
+use crate::map::{PageMap, PageRef};
 use crate::types::{Incarnation, Lsn, PageNo};
 
 /// A commit as it changes the durable version.
@@ -89,32 +88,10 @@ impl Facet {
     ) -> crate::Result<Result<PageRef, Malformed>> {
         let state = self.loaded()?;
         let core = &self.core;
-        let epoch = core.log.epoch();
-        let delta = match UnverifiedPage::parse(record) {
-            Ok(delta) => delta,
-            Err(malformed) => return Ok(Err(malformed)),
-        };
-        let mut image = vec![0; delta.size().bytes()];
-        let base_crc = match state.durable.map.get(page.0 - 1) {
-            PageRef::Absent => None,
-            PageRef::Stored(base) => {
-                read_stored(core, *base, page, &mut image, || state.name.to_string())?;
-                Some(base.crc)
-            }
-            PageRef::Pending(base) => base.with_base(epoch, |base| {
-                let base = base.filter(|base| base.image.len() == image.len())?;
-                image.copy_from_slice(base.image);
-                Some(base.crc)
-            }),
-        };
-        let Some(base_crc) = base_crc else {
-            return Ok(Err(Malformed("a delta has no image to be made against")));
-        };
-        if let Err(malformed) = delta.apply(base_crc, &mut image) {
-            return Ok(Err(malformed));
-        }
-        let page = PendingPage::replayed(&core.images, &image, epoch, delta.crc);
-        Ok(Ok(PageRef::Pending(Arc::new(page))))
+        let base = state.durable.map.get(page.0 - 1);
+        base.with_delta(&core.images, core.log.epoch(), record, |base, image| {
+            read_stored(core, base, page, image, || state.name.to_string())
+        })
     }
 
     /// Recovery: whether a delta of the page can be replayed, as far as reading goes.

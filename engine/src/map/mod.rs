@@ -18,9 +18,10 @@ pub(crate) use places::Place;
 
 use places::Places;
 
-use crate::format::StoredRef;
 use crate::format::catalog::NODE_REFS;
-use crate::types::FacetId;
+use crate::format::page::UnverifiedPage;
+use crate::format::{Malformed, StoredRef};
+use crate::types::{Epoch, FacetId};
 
 const SHIFT: u32 = NODE_REFS.trailing_zeros();
 
@@ -74,6 +75,43 @@ impl PageRef {
                 None => Settled::Unstored(Arc::clone(page)),
             },
         }
+    }
+
+    /// What a delta makes of this page, as its record in the log has it. `read` reads the page if it is
+    /// stored. The page that comes of it is in memory alone.
+    ///
+    /// # Errors
+    /// Those of `read`; within, if it makes nothing of it.
+    pub(crate) fn with_delta<E>(
+        &self,
+        memory: &Arc<ImageMemory>,
+        epoch: Epoch,
+        record: &[u8],
+        read: impl FnOnce(StoredRef, &mut [u8]) -> Result<(), E>,
+    ) -> Result<Result<Self, Malformed>, E> {
+        let delta = match UnverifiedPage::parse(record) {
+            Ok(delta) => delta,
+            Err(malformed) => return Ok(Err(malformed)),
+        };
+        let mut image = vec![0; delta.size().bytes()];
+        let base_crc = match self {
+            Self::Absent => None,
+            Self::Stored(base) => {
+                read(*base, &mut image)?;
+                Some(base.crc)
+            }
+            Self::Pending(base) => base.with_base(epoch, |base| {
+                let base = base.filter(|base| base.image.len() == image.len())?;
+                image.copy_from_slice(base.image);
+                Some(base.crc)
+            }),
+        };
+        let applied = base_crc
+            .ok_or(Malformed("a delta has no image to be made against"))
+            .and_then(|base_crc| delta.apply(base_crc, &mut image));
+        Ok(applied.map(|()| {
+            Self::Pending(Arc::new(PendingPage::replayed(memory, &image, epoch, delta.crc)))
+        }))
     }
 
     /// The same page, holding no image that is stored.

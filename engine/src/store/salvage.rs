@@ -17,7 +17,6 @@ use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::facet::{Content, read_stored_from};
 use crate::format::catalog::{self, CHUNK_FACETS, ChunkNo, FacetEntry, VersionMeta};
-use crate::format::page::UnverifiedPage;
 use crate::format::record::{
     self, CatalogChange, CommittedPage, ItemKind, PartKind, PlacedPage, Record,
 };
@@ -26,7 +25,7 @@ use crate::format::{
     BLOCK_BYTES_STORED, Identity, Malformed, StoredRef, batch, slot_at, stored_len,
 };
 use crate::io::OverlayIo;
-use crate::map::{self, ImageMemory, NodeSource, PageRef, PendingPage};
+use crate::map::{self, ImageMemory, NodeSource, PageRef};
 use crate::segments::{SegmentFiles, Segments};
 use crate::types::{Epoch, FacetId, PageNo, PageSize, SegmentId, StoreId, Version, View};
 
@@ -450,26 +449,13 @@ fn apply_delta(
     record: &[u8],
 ) -> PageRef {
     const NOWHERE: StoredRef = StoredRef { segment: SegmentId(0), slot: 0, len: 8, crc: 0 };
-    let apply = || {
-        let delta = UnverifiedPage::parse(record).ok()?;
-        let mut image = vec![0; delta.size().bytes()];
-        let base_crc = match base {
-            PageRef::Absent => return None,
-            PageRef::Stored(base) => {
-                read_stored_from(segments, *base, page, &mut image).ok()?.ok()?;
-                base.crc
-            }
-            PageRef::Pending(base) => base.with_base(EPOCH, |base| {
-                let base = base.filter(|base| base.image.len() == image.len())?;
-                image.copy_from_slice(base.image);
-                Some(base.crc)
-            })?,
-        };
-        delta.apply(base_crc, &mut image).ok()?;
-        let page = PendingPage::replayed(memory, &image, EPOCH, delta.crc);
-        Some(PageRef::Pending(Arc::new(page)))
-    };
-    apply().unwrap_or(PageRef::Stored(NOWHERE))
+    let applied = base.with_delta(memory, EPOCH, record, |base, image| {
+        match read_stored_from(segments, base, page, image) {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(()),
+        }
+    });
+    applied.ok().and_then(Result::ok).unwrap_or(PageRef::Stored(NOWHERE))
 }
 
 /// Page-map nodes as far as they can be read: what is below a damaged one counts as never written, and
