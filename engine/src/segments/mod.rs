@@ -273,54 +273,58 @@ impl Segments {
     ) -> Option<Taken> {
         // So many segments are made for it at most: if that is not enough, the cleaner has to wait.
         const MADE_MAX: usize = 8;
-        let fits = |ready: &Ready| usable_bytes(ready.size) >= bytes;
-        for made in 0..=MADE_MAX {
-            let mut table = self.table();
-            let wanted = self.size_wanted(table.in_use_bytes());
-            let fitting = || table.ready.iter().filter(|(_, ready)| fits(ready));
-            let large = fitting().filter(|(_, ready)| ready.size >= wanted);
-            let found = large.min_by_key(|(_, ready)| ready.size);
-            let found = found.or_else(|| fitting().max_by_key(|(_, ready)| ready.size));
-            if let Some((file, ready)) = found.map(|(&file, &ready)| (file, ready)) {
-                // What was admitted may be one record, which needs a segment twice as large, or many: it is
-                // taken for one if there is such a segment, and else may lose none of the largest.
-                let demand = |record_bytes| {
-                    let buffered_bytes = buffered();
-                    let record_bytes = buffered_bytes.min(record_bytes);
-                    Demand { buffered_bytes, record_bytes, purpose: Purpose::Commit }
-                };
-                let is_enough_for = |ready: &BTreeMap<FileNo, Ready>, record_bytes| {
-                    let demand = demand(record_bytes);
-                    self.room.is_enough_in(ready, demand, self.room.reserve_bytes())
-                };
-                let is_one = is_enough_for(&table.ready, usize::MAX);
-                // First it is no longer counted as room, then it is looked at what was admitted: a commit
-                // that finds room by what was published before is seen here.
-                table.ready.remove(&file);
-                self.room.publish(&table.ready);
-                let is_enough = if is_one {
-                    is_enough_for(&table.ready, usize::MAX)
-                } else {
-                    table.ready.values().any(|other| other.size >= ready.size)
-                        && is_enough_for(&table.ready, 0)
-                };
-                if is_enough {
-                    let kind = SegmentKind::Survivors;
-                    return Some(self.take_file(&mut table, file, ready, kind, born));
-                }
-                table.ready.insert(file, ready);
-                self.room.publish(&table.ready);
-            }
-            let ready = table.ready.len();
-            drop(table);
+        for _ in 0..MADE_MAX {
+            let ready = match self.take_spare(bytes, born, &buffered) {
+                Ok(taken) => return Some(taken),
+                Err(ready) => ready,
+            };
             // As long as there is space, the cleaner is not held up: what it takes is made.
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let is_done = |table: &Table| table.ready.len() > ready;
-            if made == MADE_MAX || self.make(bytes, Make::Reserved, is_done).is_err() {
-                return None;
-            }
+            self.make(bytes, Make::Reserved, |table| table.ready.len() > ready).ok()?;
         }
-        None
+        self.take_spare(bytes, born, &buffered).ok()
+    }
+
+    /// The same, making none; if there is none to spare, says how many are ready.
+    fn take_spare(
+        &self,
+        bytes: u64,
+        born: Lsn,
+        buffered: impl Fn() -> usize,
+    ) -> Result<Taken, usize> {
+        let mut table = self.table();
+        let wanted = self.size_wanted(table.in_use_bytes());
+        let fitting = || table.ready.iter().filter(|(_, ready)| usable_bytes(ready.size) >= bytes);
+        let large = fitting().filter(|(_, ready)| ready.size >= wanted);
+        let found = large.min_by_key(|(_, ready)| ready.size);
+        let found = found.or_else(|| fitting().max_by_key(|(_, ready)| ready.size));
+        let Some((file, ready)) = found.map(|(&file, &ready)| (file, ready)) else {
+            return Err(table.ready.len());
+        };
+        let is_enough = |table: &Table, record_bytes: usize| {
+            let buffered_bytes = buffered();
+            let record_bytes = record_bytes.min(buffered_bytes);
+            let demand = Demand { buffered_bytes, record_bytes, purpose: Purpose::Commit };
+            self.room.is_enough_in(&table.ready, demand, self.room.reserve_bytes())
+        };
+        // What was admitted may be one record, which needs a segment twice as large, or many: it is taken for
+        // one if there is such a segment, and else may lose none of the largest.
+        let is_one = is_enough(&table, usize::MAX);
+        // First it is no longer counted as room, then it is looked at what was admitted: a commit that finds
+        // room by what was published before is seen here.
+        table.ready.remove(&file);
+        self.room.publish(&table.ready);
+        let is_spare = if is_one {
+            is_enough(&table, usize::MAX)
+        } else {
+            table.ready.values().any(|other| other.size >= ready.size) && is_enough(&table, 0)
+        };
+        if is_spare {
+            return Ok(self.take_file(&mut table, file, ready, SegmentKind::Survivors, born));
+        }
+        table.ready.insert(file, ready);
+        self.room.publish(&table.ready);
+        Err(table.ready.len())
     }
 
     /// What a segment holds.
@@ -577,3 +581,26 @@ pub(crate) fn io_error(
 
 /// The shared handle of an open segment file.
 pub(crate) type SegmentFile = Arc<dyn crate::io::IoFile>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::MemoryIo;
+
+    /// If this fails, the cleaner makes segments until the disk is full, since no number of them is twice as
+    /// large as all that is buffered; or it does nothing while anything is.
+    #[test]
+    fn the_cleaner_takes_what_can_be_spared_and_makes_few_segments() {
+        let format = FormatParams { segment_bytes_min: 64 << 10, segment_bytes_max: 64 << 10 };
+        let segments = Segments::new(SegmentFiles::new(Arc::new(MemoryIo::new()), 16), format, 0);
+        for _ in 0..40 {
+            segments.make(0, Make::Reserved, |_| false).unwrap();
+        }
+        let taken = segments.take_for_survivors(10_000, Lsn(1), || 200_000);
+        assert!(taken.is_some(), "there is room for as much in what is left");
+        assert_eq!(segments.file_count(), 40);
+        let taken = segments.take_for_survivors(10_000, Lsn(1), || 100 << 20);
+        assert!(taken.is_none(), "there is not");
+        assert!(segments.file_count() <= 48, "{} files", segments.file_count());
+    }
+}
