@@ -75,10 +75,7 @@ pub(super) fn attach(
 ) -> Result<Held> {
     settings.check()?;
     let local = &environment.io;
-    let failed = |operation| {
-        let path = local.describe();
-        move |source| BucketError::Local { operation, path, source }
-    };
+    let failed = |operation| BucketError::local(&**local, operation, None);
     local.create_directory().map_err(failed("create"))?;
     // 1.
     let lock = local.lock().map_err(failed("lock"))?;
@@ -214,12 +211,16 @@ fn wait_for_lease(
     if now_ns - since_ns >= u64::from(manifest.lease_ms) * 1_000_000 {
         return Ok(());
     }
-    Err(BucketError::Held {
+    Err(held(objects, manifest))
+}
+
+fn held(objects: &dyn Objects, manifest: &Manifest) -> BucketError {
+    BucketError::Held {
         bucket: objects.describe(),
         holder: manifest.holder_name.clone(),
         epoch: manifest.epoch,
         lease_ms: manifest.lease_ms,
-    })
+    }
 }
 
 /// Replaces the manifest that was found by one that names this directory in epoch `epoch`.
@@ -259,12 +260,7 @@ fn claim(
                 }
                 let other = Manifest::decode(&there)
                     .map_err(|error| BucketError::object(&**objects, MANIFEST, error))?;
-                return Err(BucketError::Held {
-                    bucket: objects.describe(),
-                    holder: other.holder_name,
-                    epoch: other.epoch,
-                    lease_ms: other.lease_ms,
-                });
+                return Err(held(&**objects, &other));
             }
             ObjectErrorKind::Unclear if tries < CLAIM_TRIES => tries += 1,
             _ => return Err(error.into()),
@@ -280,15 +276,9 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
             write(&*file)?;
             file.sync()
         });
-        made.map_err(|source| {
-            let path = format!("{}/{name}", local.describe());
-            BucketError::Local { operation: "set up", path, source }
-        })
+        made.map_err(BucketError::local(local, "set up", Some(name)))
     };
-    let failed = |operation| {
-        let path = local.describe();
-        move |source| BucketError::Local { operation, path, source }
-    };
+    let failed = |operation| BucketError::local(local, operation, None);
     for left in local.list_segments().map_err(failed("list"))? {
         local.remove(FileName::Segment(left)).map_err(failed("clear"))?;
     }
@@ -326,10 +316,10 @@ fn hold(
     let mut cached = BTreeMap::new();
     journal.begin(read_superblock(&*local)?, manifest.objects.clone());
     let failed = |operation, number: FileNo| {
-        let path = format!("{}/{}", local.describe(), FileName::Segment(number));
-        move |source| BucketError::Local { operation, path, source }
+        BucketError::local(&*local, operation, Some(FileName::Segment(number)))
     };
-    let mut numbers = local.list_segments().map_err(failed("list", FileNo(0)))?;
+    let listed = local.list_segments();
+    let mut numbers = listed.map_err(BucketError::local(&*local, "list", None))?;
     numbers.sort_unstable();
     let mut files = Vec::new();
     for number in numbers {
@@ -411,10 +401,7 @@ fn read_superblock(local: &dyn Io) -> Result<Vec<u8>> {
         file.read_at(0, &mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|source| {
-        let path = format!("{}/{}", local.describe(), FileName::Superblock);
-        BucketError::Local { operation: "read", path, source }
-    })
+    read().map_err(BucketError::local(local, "read", Some(FileName::Superblock)))
 }
 
 fn first_block(local: &dyn Io, number: FileNo) -> io::Result<(u64, Vec<u8>)> {

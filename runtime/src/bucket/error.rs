@@ -2,6 +2,8 @@
 
 use std::io;
 
+use lapidary_engine::{FileName, Io};
+
 use crate::error::HostErrorKind;
 
 use super::format::Malformed;
@@ -120,6 +122,18 @@ impl BucketError {
             Self::Damaged { .. } => HostErrorKind::Corruption,
             Self::Store(error) => crate::error::store_kind(error),
         }
+    }
+
+    /// What becomes of it when the operating system refuses `operation` on a file of `local`, or on its
+    /// directory.
+    pub(super) fn local(
+        local: &dyn Io,
+        operation: &'static str,
+        file: Option<FileName>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let directory = local.describe();
+        let path = file.map_or(directory.clone(), |file| format!("{directory}/{file}"));
+        move |source| Self::Local { operation, path, source }
     }
 
     pub(super) fn malformed(name: &str, place: String, malformed: Malformed) -> Self {

@@ -236,10 +236,10 @@ impl Bucket {
         });
         let running = Arc::<Running>::default();
         if inner.settings.background {
-            let thread = ShipThread::start(Arc::clone(&inner)).map_err(|source| {
-                let path = inner.environment.io.describe();
-                BucketError::Local { operation: "start a thread for", path, source }
-            })?;
+            let started = ShipThread::start(Arc::clone(&inner));
+            let local = &*inner.environment.io;
+            let failed = BucketError::local(local, "start a thread for", None);
+            let thread = started.map_err(failed)?;
             *running.thread() = Some(thread);
         }
         Ok(Self { inner, running })

@@ -20,10 +20,7 @@ impl NoteFile {
     /// Opens it, or creates it with nothing noted.
     pub(super) fn open(io: &dyn Io) -> Result<Self> {
         let path = format!("{}/{}", io.describe(), FileName::Bucket);
-        let failed = |operation| {
-            let path = path.clone();
-            move |source| BucketError::Local { operation, path, source }
-        };
+        let failed = |operation| BucketError::local(io, operation, Some(FileName::Bucket));
         let file = match io.open(FileName::Bucket) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = io.create(FileName::Bucket).map_err(failed("create"))?;

@@ -225,7 +225,6 @@ impl Shipper {
 
     /// Writes what a local file has into an object of its own.
     fn send_from_file(&mut self, read: &FromFile) -> Result<()> {
-        let path = || format!("{}/{}", self.local.describe(), FileName::Segment(read.file));
         let mut data = vec![0; usize::try_from(read.to - read.from).unwrap_or(usize::MAX)];
         let filled = self
             .local
@@ -238,7 +237,8 @@ impl Shipper {
             {
                 return Ok(());
             }
-            return Err(BucketError::Local { operation: "read", path: path(), source });
+            let file = Some(FileName::Segment(read.file));
+            return Err(BucketError::local(&*self.local, "read", file)(source));
         }
         let used = super::journal::without_zeros(&data).len();
         data.truncate(used);
