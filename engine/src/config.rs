@@ -61,7 +61,8 @@ pub struct Tunables {
     pub spill_bytes: usize,
     /// Bytes of page images that stay in memory between two checkpoints, because only their changes are
     /// in the log since, or so that the next change can be logged alone. Default 32 MiB. When they take
-    /// more, changed pages are logged whole. 0: always. Facets that keep history log them whole, too.
+    /// more, changed pages are logged whole. 0: always. Facets that keep history log them whole, too, and
+    /// pages of more than 8 KiB always are.
     pub delta_memory_bytes_max: usize,
     /// Log bytes after which a checkpoint is taken, and so the most that recovery replays
     /// (roughly). Default 256 MiB; a store takes them as often as it writes a thirty-second of what is

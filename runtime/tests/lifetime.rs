@@ -79,7 +79,7 @@ fn the_last_owner_may_be_a_closure_on_a_core() {
 #[test]
 fn shutdown_gives_up_on_a_closure_that_does_not_return() {
     let memory = MemoryIo::new();
-    let host = host_on(&memory, config(2).shutdown_timeout(Duration::from_millis(50)));
+    let host = host_on(&memory, config(2).shutdown_timeout(Duration::from_secs(1)));
     let facet = host.facet("a").unwrap();
     let (go, wait) = channel::<()>();
     let (began, has_begun) = channel();
@@ -297,7 +297,7 @@ fn plain_connections_work_beside_the_host() {
 #[test]
 fn after_a_shutdown_that_gave_up_every_core_ends_once_it_can() {
     let memory = MemoryIo::new();
-    let settings = config(2).mailbox_calls_max(1).shutdown_timeout(Duration::from_millis(50));
+    let settings = config(2).mailbox_calls_max(1).shutdown_timeout(Duration::from_secs(1));
     let host = host_on(&memory, settings);
     let facets: Vec<_> = (0..20).map(|n| host.facet(format!("f{n}")).unwrap()).collect();
     let facet = facets.iter().find(|facet| facet.core() == 0).unwrap();

@@ -146,8 +146,11 @@ fn an_abort_reaches_calls_made_before_the_move() {
     let host = host(2);
     let facet = prepared(&host, "a");
     let to = 1 - facet.core();
+    let (begun, begins) = channel::<()>();
     let (go, wait) = channel::<()>();
-    let held = facet.run(move |_| Ok(wait.recv().is_ok()));
+    let held = facet.run(move |_| Ok(begun.send(()).is_ok() && wait.recv().is_ok()));
+    // An abort that came first would drop the closure with the receiver.
+    begins.recv().unwrap();
     let before = insert(&facet, 0);
     let moved = host.move_to_core("a", to);
     let after = insert(&facet, 1);
