@@ -132,6 +132,7 @@ pub struct Driver {
     handles: BTreeMap<FacetId, Arc<Facet>>,
     deleted: Vec<Arc<Facet>>,
     held: Vec<Held>,
+    is_amid_transaction: bool,
     log: Vec<String>,
 }
 
@@ -161,6 +162,7 @@ impl Driver {
             handles: BTreeMap::new(),
             deleted: Vec::new(),
             held: Vec::new(),
+            is_amid_transaction: false,
             log: Vec::new(),
         }
     }

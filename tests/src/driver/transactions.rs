@@ -92,6 +92,9 @@ impl Driver {
                 return self.check_unchanged(name, facet);
             }
         }
+        if self.chance.one_in(6) && self.meanwhile(name)? == Progress::Stopped {
+            return Ok(Progress::Stopped);
+        }
         if self.chance.one_in(4) {
             content
                 .compare_writer(writer)
@@ -154,6 +157,33 @@ impl Driver {
         if self.chance.one_in(4) {
             content.compare_snapshot(writer.base())?;
         }
+        Ok(progress)
+    }
+
+    /// What others do while a transaction on `name` is open: everything that moves bytes or makes room.
+    fn meanwhile(&mut self, name: &FacetName) -> Result<Progress, Failure> {
+        if std::mem::replace(&mut self.is_amid_transaction, true) {
+            return Ok(Progress::Going);
+        }
+        self.note(format!("amid a transaction on {name}"));
+        let mut progress = Progress::Going;
+        for _ in 0..self.chance.between(1, 6) {
+            progress = match self.chance.below(10) {
+                0..4 => match self.any_facet().filter(|other| other != name) {
+                    Some(other) => self.commit_to(&other, false)?,
+                    None => self.flush()?,
+                },
+                4 => self.flush()?,
+                5 => self.fork()?,
+                6 => self.clean()?,
+                7 => self.maintain()?,
+                _ => self.checkpoint()?,
+            };
+            if progress == Progress::Stopped {
+                break;
+            }
+        }
+        self.is_amid_transaction = false;
         Ok(progress)
     }
 
