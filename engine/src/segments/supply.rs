@@ -20,6 +20,12 @@ const SEGMENTS_PER_SECOND: u64 = 64;
 const READY_SEGMENTS: u64 = 4;
 pub(super) const READY_SHARE: u64 = 64;
 
+/// What is kept back for a checkpoint should not take more segments than this.
+const RESERVE_SEGMENTS: u64 = 16;
+/// It grows with every commit, and a commit that finds too little makes a segment itself: so this share of
+/// it more is made ahead.
+const RESERVE_AHEAD: u64 = 4;
+
 pub(super) fn ready_bytes_kept(wanted: u32, in_use: u64) -> u64 {
     (READY_SEGMENTS * u64::from(wanted)).max(in_use / READY_SHARE)
 }
@@ -31,10 +37,12 @@ impl Segments {
 
     /// Size that a new segment should have, within the format's bounds: little of what is in use, so
     /// that a few that are ready or half empty take little space; but not so little that the log needs
-    /// a new one all the time.
+    /// a new one all the time, or a checkpoint dozens.
     pub(super) fn size_wanted(&self, in_use: u64) -> u32 {
         const SHARE: u64 = 512;
-        let wanted = (in_use / SHARE).max(self.pace().bytes_per_second / SEGMENTS_PER_SECOND);
+        let wanted = (in_use / SHARE)
+            .max(self.pace().bytes_per_second / SEGMENTS_PER_SECOND)
+            .max(self.room.reserve_bytes() / RESERVE_SEGMENTS);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX / 2).max(1);
         wanted
             .checked_next_power_of_two()
@@ -218,7 +226,7 @@ impl Segments {
         let demand = Demand { buffered_bytes, record_bytes: 0, purpose: Purpose::Commit };
         ready.len() >= 3
             && large >= if is_busy { 3 } else { 1 }
-            && self.room.is_enough_in(ready, demand, back)
+            && self.room.is_enough_in(ready, demand, back + back / RESERVE_AHEAD)
     }
 
     /// Whether a commit was refused for lack of space since this was last asked.

@@ -33,22 +33,27 @@ impl Images {
     /// Those of a cut, whose page-map nodes without a place are in `levels`. What is kept in memory and
     /// is stored as well is let go of: nothing that comes after the cut may be built on it.
     ///
-    /// A page that several facets have is written for the first, which is the one that the others were
-    /// forked from, or the oldest of them.
+    /// A page that several facets have is written for the oldest of them, whether it is that one's latest or
+    /// in its past: all others were forked from it or from what it was forked from, which is what verification
+    /// goes by when the one that a page was written for is gone.
     pub(super) fn of(cut: &Cut, levels: &[Vec<Unwritten>]) -> Self {
-        let mut this = Self { records: Vec::new() };
-        let mut seen = FxHashSet::default();
+        let mut pages: Vec<(FacetId, PageNo, &PageRef)> = Vec::new();
         for Unwritten { node, owner, index, .. } in levels.first().into_iter().flatten() {
-            let Children::Pages(pages) = node.children() else { continue };
-            for (slot, page) in pages.iter().enumerate() {
-                this.add(*owner, PageNo(child_index(*index, slot) + 1), page, &mut seen);
-            }
+            let Children::Pages(children) = node.children() else { continue };
+            let number = |slot| PageNo(child_index(*index, slot) + 1);
+            pages.extend(children.iter().enumerate().map(|(slot, it)| (*owner, number(slot), it)));
         }
         for captured in &cut.captured {
             let added = captured.content.iter().flat_map(|content| &content.history.added);
-            for (number, page) in added.flat_map(|edit| &edit.pages) {
-                this.add(captured.facet.id(), *number, page, &mut seen);
-            }
+            let added = added.flat_map(|edit| &edit.pages);
+            pages.extend(added.map(|(number, page)| (captured.facet.id(), *number, page)));
+        }
+        pages.retain(|(_, _, page)| matches!(page, PageRef::Pending(_)));
+        pages.sort_by_key(|&(facet, ..)| facet);
+        let mut this = Self { records: Vec::new() };
+        let mut seen = FxHashSet::default();
+        for (facet, number, page) in pages {
+            this.add(facet, number, page, &mut seen);
         }
         this
     }

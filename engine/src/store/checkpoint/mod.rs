@@ -201,8 +201,10 @@ impl Shared {
         let deleted = changed.deleted.iter().map(|facet| ChunkNo::of(facet.id()));
         let mut chunks: BTreeMap<ChunkNo, Vec<ChunkSlot>> =
             deleted.map(|chunk| (chunk, Vec::new())).collect();
-        let captured: Vec<Captured> =
+        let mut captured: Vec<Captured> =
             changed.facets.iter().filter_map(|facet| facet.capture()).collect();
+        // What several have is written for the first, which is to be the oldest.
+        captured.sort_by_key(|captured| captured.facet.id());
         let captured_chunks = captured.iter().map(|captured| ChunkNo::of(captured.facet.id()));
         chunks.extend(captured_chunks.map(|chunk| (chunk, Vec::new())));
         for (&chunk, slots) in &mut chunks {
