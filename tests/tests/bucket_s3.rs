@@ -234,7 +234,7 @@ const LEASE_MS: u64 = 2_000;
 fn hosts_are_lost_and_followed() {
     let losses: u32 =
         std::env::var("LAPIDARY_HOST_LOSSES").map_or(10, |count| count.parse().unwrap());
-    for acknowledge in ["bucket", "local"] {
+    for acknowledge in ["bucket", "local", "mixed"] {
         let url = part();
         let (mut must, mut most) = (0, 0);
         let mut waited = Duration::ZERO;
@@ -261,6 +261,10 @@ fn hosts_are_lost_and_followed() {
             let window = Duration::from_millis(2 * INTERVAL_MS);
             must = match acknowledge {
                 "bucket" => most,
+                "mixed" => {
+                    let surely = answered.iter().filter(|(_, row)| row % 2 == 0);
+                    surely.map(|(_, row)| *row).max().unwrap_or(last).max(last)
+                }
                 _ => {
                     let old = answered.iter().filter(|(at, _)| *at + window < killed);
                     old.map(|(_, row)| *row).max().unwrap_or(last).max(last)

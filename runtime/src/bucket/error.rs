@@ -150,3 +150,12 @@ impl BucketError {
         Self::malformed(name, objects.describe(), malformed)
     }
 }
+
+/// What a host says that is to wait for a bucket and has none.
+pub(crate) fn no_bucket() -> BucketError {
+    BucketError::InvalidInput(
+        "this host has no bucket to wait for; open it with `Host::open_from_bucket`, or ask for \
+         `Acknowledge::Locally`"
+            .to_owned(),
+    )
+}

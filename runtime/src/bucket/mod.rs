@@ -73,6 +73,7 @@ use std::time::Duration;
 use lapidary_engine::{Environment, Io, Lsn, Store, Ticket};
 
 pub use attach::Watch;
+pub(crate) use error::no_bucket;
 pub use error::{BucketError, Result};
 pub use gate::Acknowledge;
 pub(crate) use gate::BucketGate;
