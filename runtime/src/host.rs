@@ -569,7 +569,7 @@ pub(crate) fn checked(name: &str) -> Result<FacetName> {
     Ok(name)
 }
 
-fn unique_vfs_name() -> String {
+pub(crate) fn unique_vfs_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("lapidary-host-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
