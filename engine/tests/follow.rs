@@ -68,7 +68,9 @@ fn open(memory: &MemoryIo, known: Lsn) -> lapidary_engine::Result<Arc<Store>> {
 /// Commits a page of that byte, durably.
 fn write(store: &Store, facet: &Arc<Facet>, page: u32, byte: u8) {
     let mut writer = facet.begin_write_latest().unwrap();
-    writer.set_page_size(PageSize::from_bytes(1024).unwrap()).unwrap();
+    if writer.page_size().is_none() {
+        writer.set_page_size(PageSize::from_bytes(1024).unwrap()).unwrap();
+    }
     writer.write_page(PageNo(page), &[byte; 1024]).unwrap();
     writer.commit(0).unwrap();
     store.flush().unwrap();

@@ -8,6 +8,8 @@
 //!
 //! Everything is read and checked before anything is replayed, and replaying is what recovery does.
 
+use std::sync::PoisonError;
+
 use super::log::{LogEnd, find_end};
 use super::replay::Replay;
 use super::{Read, count_quotas, read_store, scan};
@@ -20,7 +22,6 @@ use crate::store::superblock::SuperblockFile;
 use crate::store::{LockGuard, Shared};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::Lsn;
-use std::sync::PoisonError;
 
 /// How far a store was followed.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(in crate::store) struct Following {
     superblock: Superblock,
     /// Where the next batch is.
     position: LogPosition,
-    /// Replaying was cut short.
+    /// Replaying was begun and has not ended: what the store shows is no batch's.
     is_spoilt: bool,
 }
 
