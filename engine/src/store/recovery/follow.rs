@@ -49,7 +49,7 @@ pub(in crate::store) fn open_to_follow(
     let lock = LockGuard(lock.ok_or_else(|| Error::Locked { path: io.describe() })?);
     let superblock = SuperblockFile::open(&**io)?;
     let id = superblock.current.store;
-    let current = known_through(superblock.current.clone(), known);
+    let current = known_through(&superblock.current, known);
     let read = read_store(environment, tunables, &current, false)?;
     let Read { core, mut failing, root, references, catalog, images, end, .. } = read;
     core.log.follow_to(end.before_tail.lsn);
@@ -62,8 +62,9 @@ pub(in crate::store) fn open_to_follow(
 }
 
 /// The superblock, as if it knew that all up to `known` is durable.
-fn known_through(superblock: Superblock, known: Lsn) -> Superblock {
-    Superblock { durable_through: superblock.durable_through.max(known), ..superblock }
+fn known_through(superblock: &Superblock, known: Lsn) -> Superblock {
+    let durable_through = superblock.durable_through.max(known);
+    Superblock { durable_through, ..superblock.clone() }
 }
 
 impl Shared {
@@ -84,7 +85,7 @@ impl Shared {
             let what = "following this store was cut short before: open it anew";
             return Err(Error::InvalidInput(what.to_owned()));
         }
-        let from = known_through(following.superblock.clone(), known);
+        let from = known_through(&following.superblock, known);
         let found = scan::scan(&core.environment.io, self.id, false)?;
         let files = &core.segments.files;
         found.headers().for_each(|header| files.set_file(header.segment, header.file));
