@@ -209,7 +209,7 @@ fn hosts_are_lost_amid_calls_of_both_conditions() {
 /// The last row that was answered for in the bucket, and how many that were answered for locally were lost.
 fn lose_a_host(round: u64) -> (i64, i64) {
     let objects = Gated::new();
-    let of_host = [Acknowledge::Locally, Acknowledge::InBucket][round as usize % 2];
+    let of_host = if round % 2 == 0 { Acknowledge::Locally } else { Acknowledge::InBucket };
     let first = host(&objects, "first", of_host);
     let facet = first.facet("a").unwrap();
     facet.execute("CREATE TABLE t(n INTEGER PRIMARY KEY)", ()).wait().unwrap();
@@ -220,7 +220,7 @@ fn lose_a_host(round: u64) -> (i64, i64) {
         let call = facet.acknowledge(when).execute("INSERT INTO t VALUES (?1)", [n]);
         let calls = if n % 3 == 0 { &mut surely } else { &mut local };
         calls.push((n, call));
-        if n == 60 + 10 * round as i64 {
+        if n == 60 + 10 * i64::try_from(round).unwrap() {
             // From here on nothing arrives.
             std::thread::sleep(Duration::from_millis(round * 40));
             objects.close(true);
