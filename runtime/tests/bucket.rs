@@ -209,7 +209,8 @@ fn hosts_are_lost_amid_calls_of_both_conditions() {
 /// The last row that was answered for in the bucket, and how many that were answered for locally were lost.
 fn lose_a_host(round: u64) -> (i64, i64) {
     let objects = Gated::new();
-    let of_host = if round % 2 == 0 { Acknowledge::Locally } else { Acknowledge::InBucket };
+    let of_host =
+        if round.is_multiple_of(2) { Acknowledge::Locally } else { Acknowledge::InBucket };
     let first = host(&objects, "first", of_host);
     let facet = first.facet("a").unwrap();
     facet.execute("CREATE TABLE t(n INTEGER PRIMARY KEY)", ()).wait().unwrap();
