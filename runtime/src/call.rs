@@ -20,6 +20,7 @@ use crate::placement::Seat;
 use crate::schedule::{Full, LaneKey, Scope};
 use crate::shared::Shared;
 use crate::task::Job;
+use crate::terms::Terms;
 
 /// Where calls go: a facet, or the store as a whole, and the core in charge.
 pub(crate) struct Target {
@@ -93,7 +94,7 @@ impl Target {
         W: FnOnce(&mut Core) -> (Result<()>, Ticket) + Send + 'static,
     {
         let (reply, receiver) = oneshot::channel();
-        let task = Job::boxed(self.facet().cloned(), reply, false, work);
+        let task = Job::boxed(self.facet().cloned(), reply, false, Terms::default(), work);
         let state = if self.host.mailboxes[from].leave(root, placement, task) {
             State::Sent(receiver)
         } else {
@@ -112,16 +113,25 @@ impl Target {
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
     {
-        self.send(None, false, work)
+        self.send(None, false, Terms::default(), work)
     }
 
-    /// As [`call`](Self::call), for work that is a [`join`](Core::join).
-    pub(crate) fn call_joining<T, W>(self: &Arc<Self>, work: W) -> Call<T>
+    /// As [`call`](Self::call), with terms of its own.
+    pub(crate) fn call_on<T, W>(self: &Arc<Self>, terms: Terms, work: W) -> Call<T>
     where
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
     {
-        self.send(None, true, work)
+        self.send(None, false, terms, work)
+    }
+
+    /// As [`call_on`](Self::call_on), for work that is a [`join`](Core::join).
+    pub(crate) fn call_joining<T, W>(self: &Arc<Self>, terms: Terms, work: W) -> Call<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
+    {
+        self.send(None, true, terms, work)
     }
 
     /// Makes a call of `work`, which has its turn after all calls made before on what `scopes` names,
@@ -131,10 +141,16 @@ impl Target {
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
     {
-        self.send(Some(scopes.into_boxed_slice()), false, work)
+        self.send(Some(scopes.into_boxed_slice()), false, Terms::default(), work)
     }
 
-    fn send<T, W>(self: &Arc<Self>, scopes: Option<Box<[Scope]>>, joins: bool, work: W) -> Call<T>
+    fn send<T, W>(
+        self: &Arc<Self>,
+        scopes: Option<Box<[Scope]>>,
+        joins: bool,
+        terms: Terms,
+        work: W,
+    ) -> Call<T>
     where
         T: Send + 'static,
         W: FnOnce(&mut Core) -> (Result<T>, Ticket) + Send + 'static,
@@ -142,8 +158,12 @@ impl Target {
         if let Err(error) = self.host.check_open(self.facet()) {
             return Call::failed(error);
         }
+        if let Err(error) = self.host.check_terms(terms) {
+            return Call::failed(error);
+        }
         let (reply, receiver) = oneshot::channel();
-        let post = Post { call: Job::boxed(self.facet().cloned(), reply, joins, work), scopes };
+        let post =
+            Post { call: Job::boxed(self.facet().cloned(), reply, joins, terms, work), scopes };
         let refused = if self.line.is_empty() {
             self.enter(post, None)
         } else {

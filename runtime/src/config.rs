@@ -325,7 +325,9 @@ impl HostConfig {
 
     /// When a call is answered by a host that was opened by
     /// [`Host::open_from_bucket`](crate::Host::open_from_bucket). Default: when what it observed is
-    /// locally durable. With the feature `bucket`.
+    /// locally durable. [`FacetHandle::acknowledge`](crate::FacetHandle::acknowledge) says otherwise for
+    /// single calls. A host without a bucket is not opened with
+    /// [`InBucket`](crate::bucket::Acknowledge::InBucket). With the feature `bucket`.
     #[cfg(feature = "bucket")]
     pub fn acknowledge(mut self, when: crate::bucket::Acknowledge) -> Self {
         self.acknowledge = when;
@@ -337,6 +339,15 @@ impl HostConfig {
     pub fn on_alarm(mut self, handler: AlarmHandler) -> Self {
         self.on_alarm = Some(handler);
         self
+    }
+
+    /// As [`check`](Self::check), for a host that has no bucket.
+    pub(crate) fn check_without_bucket(&self) -> Result<()> {
+        #[cfg(feature = "bucket")]
+        if self.acknowledge == crate::bucket::Acknowledge::InBucket {
+            return Err(crate::bucket::no_bucket().into());
+        }
+        self.check()
     }
 
     pub(crate) fn check(&self) -> Result<()> {

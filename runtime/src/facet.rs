@@ -13,6 +13,8 @@ use crate::core_thread::Core;
 use crate::error::{HostError, Result};
 use crate::isolation::count_row;
 use crate::schema::Schema;
+use crate::shared::Shared;
+use crate::terms::Terms;
 use crate::transaction::{Transaction, read_only};
 use crate::writers::Writer;
 
@@ -44,6 +46,7 @@ pub struct FacetHandle {
     schema: Option<Schema>,
     unconfirmed: bool,
     coalesced: bool,
+    pub(crate) terms: Terms,
 }
 
 /// What a call brings along to where it runs.
@@ -56,7 +59,8 @@ pub(crate) struct Start {
 impl FacetHandle {
     pub(crate) fn new(name: FacetName, target: Arc<Target>) -> Self {
         let coalesced = target.host.coalesce_writes;
-        Self { name, target, schema: None, unconfirmed: false, coalesced }
+        let terms = Terms::default();
+        Self { name, target, schema: None, unconfirmed: false, coalesced, terms }
     }
 
     /// A handle whose calls on the core find the facet at the version of `schema`: before the first
@@ -118,6 +122,42 @@ impl FacetHandle {
         Self { unconfirmed: true, ..self.clone() }
     }
 
+    /// A handle whose calls are answered when `when` says, whatever
+    /// [`HostConfig::acknowledge`](crate::HostConfig::acknowledge) says; also those of
+    /// [`read`](Self::read) and of what else reads on the calling thread. Each reply keeps to its own
+    /// call's condition, so one that is answered [`Locally`](crate::bucket::Acknowledge::Locally) can tell
+    /// of what another call, which waits for the bucket, has written.
+    ///
+    /// Calls of the [`Host`](crate::Host) itself, such as `fork`, `rename`, `delete` and
+    /// `transaction_over`, keep to the host's condition; [`sync`](Self::sync) of such a handle waits for
+    /// all that was done before. Of a host that has no bucket, calls that are to wait for it fail with
+    /// [`InvalidInput`](crate::HostErrorKind::InvalidInput). A call that is
+    /// [unconfirmed](Self::unconfirmed) waits for neither. With the feature `bucket`.
+    ///
+    /// ```
+    /// # use lapidary::bucket::{Acknowledge, Bucket, BucketSettings, Objects, RemoteObjects, Watch};
+    /// # use lapidary::{Environment, Host, HostConfig};
+    /// # use std::sync::Arc;
+    /// # let directory = tempfile::tempdir()?;
+    /// # let url = format!("file://{}/bucket", directory.path().display());
+    /// # let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::open(&url)?);
+    /// # let local = Environment::system(directory.path().join("store"));
+    /// # let bucket = Bucket::attach(&objects, &local, BucketSettings::default(), &mut Watch::default())?;
+    /// # let host = Host::open_from_bucket(bucket, HostConfig::new())?;
+    /// let account = host.facet("accounts/7")?;
+    /// account.execute("CREATE TABLE entry(amount)", ()).wait()?; // on the local disk
+    /// let surely = account.acknowledge(Acknowledge::InBucket);
+    /// surely.execute("INSERT INTO entry VALUES (100)", ()).wait()?; // in the bucket, with all before
+    /// # host.shutdown()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "bucket")]
+    #[must_use]
+    pub fn acknowledge(&self, when: crate::bucket::Acknowledge) -> Self {
+        let terms = Terms { acknowledge: Some(when) };
+        Self { unconfirmed: false, terms, ..self.clone() }
+    }
+
     /// A handle whose calls of [`execute`](Self::execute), [`query`](Self::query) and
     /// [`transaction`](Self::transaction), and what is built on these, share a commit with those that
     /// wait for the facet's turn at the same time, up to [`COALESCED_CALLS_MAX`](crate::COALESCED_CALLS_MAX)
@@ -171,7 +211,7 @@ impl FacetHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sync(&self) -> Call<()> {
-        self.target.call(|core: &mut Core| core.on_catalog(&[], |_| Ok(())))
+        self.target.call_on(self.terms, |core: &mut Core| core.on_catalog(&[], |_| Ok(())))
     }
 
     /// The facet's name.
@@ -291,7 +331,11 @@ impl FacetHandle {
             let (outcome, ticket) = core.join(&name, &start, body);
             (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
         };
-        if coalesced { self.target.call_joining(work) } else { self.target.call(work) }
+        if coalesced {
+            self.target.call_joining(self.terms, work)
+        } else {
+            self.target.call_on(self.terms, work)
+        }
     }
 
     /// Runs `body`, which runs one statement.
@@ -336,7 +380,7 @@ impl FacetHandle {
     {
         let name = self.name.clone();
         let (start, unconfirmed) = (self.start(), self.unconfirmed);
-        self.target.call(move |core: &mut Core| {
+        self.target.call_on(self.terms, move |core: &mut Core| {
             let ended = || HostError::TransactionEnded { facet: name.clone() };
             let reading = |writer: &Writer| read_only(writer, ended, body);
             let (outcome, ticket) = core.on_facet(&name, &start, reading);
@@ -372,7 +416,7 @@ impl FacetHandle {
     {
         let name = self.name.clone();
         let (start, unconfirmed) = (self.start(), self.unconfirmed);
-        self.target.call(move |core: &mut Core| {
+        self.target.call_on(self.terms, move |core: &mut Core| {
             let (outcome, ticket) = core.on_facet(&name, &start, |writer| body(writer));
             (outcome, if unconfirmed { Ticket::DURABLE } else { ticket })
         })
@@ -389,6 +433,13 @@ impl FacetHandle {
     ///
     /// It blocks for the reads themselves alone. From a closure that runs on a core it may be called
     /// too.
+    ///
+    /// Where the bucket has to have what is answered for
+    /// ([`Acknowledge::InBucket`](crate::bucket::Acknowledge::InBucket), the handle's or else the host's),
+    /// it then waits until the bucket has what was read: until the next shipment, if the facet was written
+    /// lately. From a closure on a core it fails with
+    /// [`HostError::WaitOnCore`](crate::HostError::WaitOnCore) instead. So it is with all reads on the
+    /// calling thread.
     ///
     /// ```
     /// # use lapidary::{Host, HostConfig};
@@ -412,8 +463,18 @@ impl FacetHandle {
     where
         F: FnOnce(&Connection) -> Result<T>,
     {
-        self.target.host.check_open(Some(&self.name))?;
-        self.target.host.readers.read(&self.name, body)
+        self.settled(|host| host.readers.read(&self.name, body))
+    }
+
+    /// Runs `body`, a read on the calling thread, and returns what it came to when the facet's condition
+    /// holds for what it has seen. Errors tell of what was seen as well.
+    pub(crate) fn settled<T>(&self, body: impl FnOnce(&Shared) -> Result<T>) -> Result<T> {
+        let host = &self.target.host;
+        host.check_open(Some(&self.name))?;
+        let outcome = body(host);
+        #[cfg(feature = "bucket")]
+        host.await_bucket(&self.name, self.terms).map_err(|error| error.within(&self.name))?;
+        outcome
     }
 }
 

@@ -173,9 +173,7 @@ impl FacetHandle {
     where
         F: FnOnce(&Connection) -> Result<T>,
     {
-        let host = &self.target.host;
-        host.check_open(Some(&self.name))?;
-        host.readers.read_at(&self.name, &bookmark, body)
+        self.settled(|host| host.readers.read_at(&self.name, &bookmark, body))
     }
 
     /// The hash over the content of the newest durable version: that of any other facet or file with
@@ -209,14 +207,16 @@ impl FacetHandle {
         F: FnOnce(&Arc<Facet>) -> Result<T> + Send + 'static,
     {
         let name = self.name.clone();
-        self.target.call(move |core: &mut Core| core.on_versions(&name, alone, body))
+        self.target.call_on(self.terms, move |core: &mut Core| core.on_versions(&name, alone, body))
     }
 
     /// Runs `body` on the calling thread.
     pub(crate) fn with_facet<T>(&self, body: impl FnOnce(&Arc<Facet>) -> Result<T>) -> Result<T> {
-        let host = &self.target.host;
-        host.check_open(Some(&self.name))?;
-        let facet = host.readers.facet(&self.name);
-        facet.and_then(|facet| body(&facet)).map_err(|error: HostError| error.within(&self.name))
+        self.settled(|host| {
+            let facet = host.readers.facet(&self.name);
+            facet
+                .and_then(|facet| body(&facet))
+                .map_err(|error: HostError| error.within(&self.name))
+        })
     }
 }

@@ -120,7 +120,7 @@ impl Host {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_in(environment: Environment, mut config: HostConfig) -> Result<Self> {
-        config.check()?;
+        config.check_without_bucket()?;
         // Before the store: nothing of SQLite has run yet, as far as this host is concerned.
         let process_setup = configure_process(&config.process);
         // The last buffer is for plain connections and changes of the catalog.
@@ -174,8 +174,7 @@ impl Host {
     pub fn sync_to_bucket(&self) -> Result<()> {
         self.sync().wait()?;
         let Some(gate) = &self.shared.bucket else {
-            let what = "this host has no bucket; open it with `Host::open_from_bucket`".to_owned();
-            return Err(crate::bucket::BucketError::InvalidInput(what).into());
+            return Err(crate::bucket::no_bucket().into());
         };
         gate.bucket().wait_shipped(self.shared.store.current_ticket())?;
         Ok(())
@@ -194,7 +193,7 @@ impl Host {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with_store(store: Arc<Store>, config: HostConfig) -> Result<Self> {
-        config.check()?;
+        config.check_without_bucket()?;
         let process_setup = configure_process(&config.process);
         Self::start(store, config, process_setup, Beyond::default())
     }
@@ -570,7 +569,7 @@ pub(crate) fn checked(name: &str) -> Result<FacetName> {
     Ok(name)
 }
 
-fn unique_vfs_name() -> String {
+pub(crate) fn unique_vfs_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("lapidary-host-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -59,6 +59,7 @@
 //! | `several` | one transaction over several facets |
 //! | `shared_commit` | calls of one facet that share a commit |
 //! | `task` | a call on its way: work to run, then a reply to release |
+//! | `terms` | when the reply of one call may leave, where it says so itself |
 //! | `output_gate` | replies held until what they observed is durable |
 //! | `writers` | the open writer connections of a core, least recently used closed first |
 //! | `residency` | which facets stay open, and hooks for when they do not |
@@ -123,6 +124,7 @@ mod shared_commit;
 mod snapshot;
 mod stat;
 mod task;
+mod terms;
 mod ticker;
 mod transaction;
 mod uri;

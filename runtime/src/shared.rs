@@ -17,6 +17,7 @@ use crate::placement::Placement;
 use crate::readers::Readers;
 use crate::residency::Pins;
 use crate::stat::CoreCounters;
+use crate::terms::Terms;
 use crate::ticker::Tickers;
 
 pub(crate) struct Shared {
@@ -70,6 +71,44 @@ impl Shared {
             return Err(HostError::Closed { facet: facet.cloned() });
         }
         Ok(())
+    }
+
+    /// Refuses terms that this host cannot keep.
+    #[cfg_attr(
+        not(feature = "bucket"),
+        expect(clippy::unused_self, reason = "there are no such terms")
+    )]
+    pub(crate) fn check_terms(&self, terms: Terms) -> Result<()> {
+        #[cfg(feature = "bucket")]
+        if terms.acknowledge == Some(crate::bucket::Acknowledge::InBucket) && self.bucket.is_none()
+        {
+            return Err(crate::bucket::no_bucket().into());
+        }
+        let _ = terms;
+        Ok(())
+    }
+
+    /// Waits until the bucket has what a read of the facet `name` on the calling thread has shown, if
+    /// `terms` or else the host ask for that.
+    #[cfg(feature = "bucket")]
+    pub(crate) fn await_bucket(&self, name: &FacetName, terms: Terms) -> Result<()> {
+        self.check_terms(terms)?;
+        let Some(gate) = self.bucket.as_ref().filter(|gate| gate.waits_for_bucket(terms)) else {
+            return Ok(());
+        };
+        // Whatever of the name was shown, the facet that has it now has tickets that are no older. That
+        // nothing has it may tell of any change before.
+        let shown = match self.store.open_facet(name) {
+            Ok(facet) => facet.latest_ticket().max(facet.name_ticket()),
+            Err(_) => self.store.current_ticket(),
+        };
+        if gate.bucket().is_shipped(shown)? {
+            return Ok(());
+        }
+        if crate::core_thread::is_current() {
+            return Err(HostError::WaitOnCore { facet: Some(name.clone()) });
+        }
+        Ok(gate.bucket().wait_shipped(shown)?)
     }
 
     /// Refuses a forked child: the cores' threads do not exist in it, so a call would wait for ever,

@@ -8,6 +8,7 @@ use tracing::{Span, debug_span, field};
 
 use crate::core_thread::Core;
 use crate::error::{HostError, Result};
+use crate::terms::Terms;
 
 /// What a mailbox carries and the output gate holds. One allocation serves both ways: the result
 /// stays in the task until it may leave.
@@ -22,6 +23,9 @@ pub(crate) trait Task: Send {
     /// [`join`](Core::join).
     fn joins(&self) -> bool;
 
+    /// When its reply may leave, if it does not leave that to the host.
+    fn terms(&self) -> Terms;
+
     /// Makes an error of a result whose commit, shared with others, failed for `cause`.
     fn spoil(&mut self, cause: &Arc<HostError>);
 
@@ -35,6 +39,7 @@ pub(crate) struct Job<T, W> {
     reply: oneshot::Sender<Result<T>>,
     facet: Option<FacetName>,
     joins: bool,
+    terms: Terms,
     made: Instant,
     /// From the making of the call to the leaving of its reply; entered while it runs.
     span: Span,
@@ -49,12 +54,13 @@ where
         facet: Option<FacetName>,
         reply: oneshot::Sender<Result<T>>,
         joins: bool,
+        terms: Terms,
         work: W,
     ) -> Box<dyn Task> {
         let name = facet.as_ref().map(field::display);
         let span = debug_span!("call", facet = name, core = field::Empty);
         let made = Instant::now();
-        Box::new(Self { work: Some(work), outcome: None, reply, facet, joins, made, span })
+        Box::new(Self { work: Some(work), outcome: None, reply, facet, joins, terms, made, span })
     }
 }
 
@@ -79,6 +85,10 @@ where
 
     fn joins(&self) -> bool {
         self.joins
+    }
+
+    fn terms(&self) -> Terms {
+        self.terms
     }
 
     fn spoil(&mut self, cause: &Arc<HostError>) {

@@ -103,7 +103,7 @@ impl FacetHandle {
     /// ```
     pub fn usage(&self) -> Call<Usage> {
         let name = self.name.clone();
-        self.target.call(move |core: &mut Core| {
+        self.target.call_on(self.terms, move |core: &mut Core| {
             let used = core.shared.meters.find(&name).map(|meter| meter.read());
             core.on_catalog(&[], |store| {
                 let stored_bytes = stored_bytes(store, &name)?.unwrap_or(0);

@@ -10,7 +10,8 @@ use lapidary::bucket::{
     Acknowledge, Bucket, BucketError, BucketSettings, Condition, ObjectError, ObjectErrorKind,
     Objects, RemoteObjects, Tag, Watch,
 };
-use lapidary::{Environment, Host, HostConfig, HostErrorKind};
+use lapidary::rusqlite::Connection;
+use lapidary::{Environment, Host, HostConfig, HostError, HostErrorKind};
 use lapidary_engine::{MemoryIo, Store, StoreOptions};
 
 /// A bucket that can be closed off.
@@ -124,6 +125,150 @@ fn a_call_is_answered_when_its_condition_holds() {
         }
         host.shutdown().unwrap();
     }
+}
+
+/// Each call keeps to its own condition, whatever the host's is, also if it saw what waits for the bucket;
+/// and a read on the calling thread shows nothing that the bucket lacks, if it was asked so.
+#[test]
+fn a_call_chooses_its_condition() {
+    for of_host in [Acknowledge::Locally, Acknowledge::InBucket] {
+        for coalesced in [false, true] {
+            let objects = Gated::new();
+            let host = host(&objects, "first", of_host);
+            let facet = host.facet("a").unwrap().coalesced(coalesced);
+            let (local, surely) =
+                (facet.acknowledge(Acknowledge::Locally), facet.acknowledge(Acknowledge::InBucket));
+            local.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+            host.sync_to_bucket().unwrap();
+            objects.close(true);
+            let count = "SELECT count(*) FROM t";
+            let counted = |connection: &Connection| {
+                Ok(connection.query_row(count, (), |row| row.get::<_, i64>(0))?)
+            };
+            let mut held = [
+                surely.execute("INSERT INTO t VALUES (1)", ()),
+                facet.execute("DELETE FROM t WHERE n = 0", ()),
+            ];
+            let mut sync = surely.sync();
+            // Answered when the disk has it, though it tells of what is not in the bucket.
+            assert_eq!(local.query(count, (), |row| row.get::<_, i64>(0)).wait().unwrap(), [1]);
+            assert_eq!(local.execute("INSERT INTO t VALUES (2)", ()).wait().unwrap(), 1);
+            assert_eq!(local.read(counted).unwrap(), 2);
+            local.sync().wait().unwrap();
+            // Of another facet, whose commit is in the bucket with that of the first.
+            let other = host.facet("b").unwrap().acknowledge(Acknowledge::Locally);
+            other.execute("CREATE TABLE t(n)", ()).wait().unwrap();
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| surely.read(counted).unwrap());
+                std::thread::sleep(Duration::from_millis(300));
+                assert!(!reader.is_finished(), "it shows what the bucket lacks");
+                let answered = held.each_mut().map(|call| call.try_wait().is_some());
+                let is_local = of_host == Acknowledge::Locally;
+                assert_eq!(answered, [false, is_local], "{of_host:?}, {coalesced}");
+                assert!(sync.try_wait().is_none());
+                // A core does not wait for the bucket.
+                let on_core = surely.clone();
+                let refused = other.run(move |_| on_core.read(counted)).wait().unwrap_err();
+                assert!(matches!(refused, HostError::WaitOnCore { .. }), "{refused}");
+                objects.close(false);
+                assert_eq!(reader.join().unwrap(), 2);
+            });
+            let [first, second] = held;
+            first.wait().unwrap();
+            sync.wait().unwrap();
+            if of_host == Acknowledge::InBucket {
+                second.wait().unwrap();
+            }
+            // What is in the bucket is shown at once, on a core too, and without a bucket that answers.
+            objects.close(true);
+            assert_eq!(surely.read(counted).unwrap(), 2);
+            let on_core = surely.clone();
+            assert_eq!(other.run(move |_| on_core.read(counted)).wait().unwrap(), 2);
+            assert!(surely.versions().unwrap().len() == 1 && surely.root_hash().is_ok());
+            // Nobody waits for what is not confirmed.
+            surely.unconfirmed().execute("INSERT INTO t VALUES (3)", ()).wait().unwrap();
+            objects.close(false);
+            host.shutdown().unwrap();
+        }
+    }
+}
+
+/// Hosts are lost at any time, with calls of both conditions under way: what was answered for in the bucket is
+/// there, with everything before it, and what is there is a first part of what was done.
+#[test]
+fn hosts_are_lost_amid_calls_of_both_conditions() {
+    // At the same time: each waits for a lease.
+    let came: Vec<(i64, i64)> = std::thread::scope(|scope| {
+        let rounds: Vec<_> = (0..8).map(|round| scope.spawn(move || lose_a_host(round))).collect();
+        rounds.into_iter().map(|round| round.join().unwrap()).collect()
+    });
+    let shows = came.iter().any(|came| came.0 > 0) && came.iter().any(|came| came.1 > 0);
+    assert!(shows, "{came:?}");
+}
+
+/// The last row that was answered for in the bucket, and how many that were answered for locally were lost.
+fn lose_a_host(round: u64) -> (i64, i64) {
+    let objects = Gated::new();
+    let of_host =
+        if round.is_multiple_of(2) { Acknowledge::Locally } else { Acknowledge::InBucket };
+    let first = host(&objects, "first", of_host);
+    let facet = first.facet("a").unwrap();
+    facet.execute("CREATE TABLE t(n INTEGER PRIMARY KEY)", ()).wait().unwrap();
+    first.sync_to_bucket().unwrap();
+    let (mut local, mut surely) = (Vec::new(), Vec::new());
+    for n in 1..=240_i64 {
+        let when = if n % 3 == 0 { Acknowledge::InBucket } else { Acknowledge::Locally };
+        let call = facet.acknowledge(when).execute("INSERT INTO t VALUES (?1)", [n]);
+        let calls = if n % 3 == 0 { &mut surely } else { &mut local };
+        calls.push((n, call));
+        if n == 60 + 10 * i64::try_from(round).unwrap() {
+            // From here on nothing arrives.
+            std::thread::sleep(Duration::from_millis(round * 40));
+            objects.close(true);
+        }
+    }
+    // These wait for the disk alone.
+    let locally = local.into_iter().map(|(n, call)| (n, call.wait().unwrap()).0).max().unwrap();
+    let answered = surely.iter_mut().filter_map(|(n, call)| Some((*n, call.try_wait()?.unwrap())));
+    let in_bucket = answered.map(|(n, _)| n).max().unwrap_or(0);
+    first.bucket().unwrap().fence("lost, by the test");
+    objects.close(false);
+    let second = host(&objects, "second", Acknowledge::InBucket);
+    let found = second.facet("a").unwrap().query(
+        "SELECT count(*), coalesce(max(n), 0) FROM t",
+        (),
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    );
+    let (count, last) = found.wait().unwrap()[0];
+    assert_eq!(count, last, "a first part");
+    assert!(last >= in_bucket, "{of_host:?}: row {in_bucket} was answered for, {last} is there");
+    second.shutdown().unwrap();
+    (in_bucket, locally - last)
+}
+
+#[test]
+fn a_host_without_a_bucket_refuses_to_wait_for_it() {
+    let open = |config: HostConfig| {
+        Host::open_in(Environment::with_io(Arc::new(MemoryIo::new())), config.pin_cores(false))
+    };
+    let refused = open(HostConfig::new().acknowledge(Acknowledge::InBucket)).unwrap_err();
+    assert_eq!(refused.kind(), HostErrorKind::InvalidInput, "{refused}");
+    let host = open(HostConfig::new()).unwrap();
+    let facet = host.facet("a").unwrap();
+    let surely = facet.acknowledge(Acknowledge::InBucket);
+    let refusals = [
+        surely.execute("CREATE TABLE t(n)", ()).wait().map(drop).unwrap_err(),
+        surely.coalesced(true).execute("CREATE TABLE t(n)", ()).wait().map(drop).unwrap_err(),
+        surely.sync().wait().unwrap_err(),
+    ];
+    for refused in refusals {
+        assert_eq!(refused.kind(), HostErrorKind::InvalidInput, "{refused}");
+        assert!(refused.to_string().contains("no bucket"), "{refused}");
+    }
+    facet.acknowledge(Acknowledge::Locally).execute("CREATE TABLE t(n)", ()).wait().unwrap();
+    let refused = surely.read(|_| Ok(())).unwrap_err();
+    assert_eq!(refused.kind(), HostErrorKind::InvalidInput, "{refused}");
+    host.shutdown().unwrap();
 }
 
 /// What was answered for in the bucket is there for the next host, whatever becomes of this one; and a

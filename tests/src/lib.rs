@@ -4,6 +4,7 @@
 //! - [`sim_disk`], [`sim_environment`]: the world a simulated store lives in; the fault model is at
 //!   the top of the former.
 //! - [`sim_bucket`], [`bucket_world`]: a bucket with a fault model of its own, and hosts on it.
+//! - [`follower_world`]: hosts that follow, and what they may show.
 //! - [`model`], [`content`]: what a store should hold.
 //! - [`driver`]: random operations on a store, each answer compared with the model.
 //! - [`world`]: crashes, recoveries and checks around a driver.
@@ -33,6 +34,7 @@ pub mod differential;
 pub mod driver;
 pub mod failing_memory;
 pub mod failure;
+pub mod follower_world;
 pub mod fuzz_bodies;
 pub mod hooks;
 pub mod image;

@@ -1,5 +1,5 @@
 //! Long random lives of hosts on one bucket that fails in every way it can: hosts are lost, killed, cut
-//! off, stopped and come back; the store goes from one to the next.
+//! off, stopped and come back; the store goes from one to the next, and another machine follows it.
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
 use lapidary::bucket::BucketError;
@@ -7,6 +7,7 @@ use lapidary_tests::bucket_world::{BucketWorld, LEASE_MS, Machine, SimHost};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Progress, Scale, Tolerated, small_options};
 use lapidary_tests::failure::{Failure, wrong};
+use lapidary_tests::follower_world::SimFollower;
 use lapidary_tests::model::Model;
 use lapidary_tests::seeds::SIMULATION;
 use lapidary_tests::sim_disk::Survival;
@@ -19,6 +20,7 @@ struct Came {
     fenced: u64,
     shipped: u64,
     failed: u64,
+    followed: u64,
 }
 
 /// Ends a host's process and lets another machine have the store.
@@ -90,7 +92,15 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
     let machine: Machine = world.machine();
     let model = world.model();
     let mut host = world.take_over(machine, &[&model], true, chance.split())?;
+    let mut follower = SimFollower::new(&world, 99);
     for _ in 0..rounds {
+        if chance.one_in(2) {
+            follower.look(&host)?;
+        } else if chance.one_in(8) {
+            follower.stop();
+        }
+        // Whoever serves the store next may not have shipped when it is looked at again.
+        follower.note(&host.models());
         host = match chance.below(20) {
             0..2 => lose(&mut world, host, &mut chance, &mut came)?,
             2..4 => restart(&world, host, &mut chance, &mut came)?,
@@ -125,6 +135,7 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
         let progress = host.run(chance.between(1, 12))?;
         world.clock.advance_ms(u64::from(chance.below(1_500)));
         let shipped = host.ship();
+        follower.check_kept(&host)?;
         match shipped {
             Ok(()) => came.shipped += 1,
             Err(BucketError::Objects(_)) => came.failed += 1,
@@ -132,6 +143,7 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
             Err(BucketError::Fenced { .. }) => {
                 came.fenced += 1;
                 host.check_fenced()?;
+                follower.note(&host.models());
                 if chance.one_in(2) {
                     world.clock.advance_ms(LEASE_MS);
                     host = lose(&mut world, host, &mut chance, &mut came)?;
@@ -146,8 +158,12 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
             return wrong("the store stopped for no reason".to_owned());
         }
     }
+    follower.note(&host.models());
     let mut last = lose(&mut world, host, &mut chance, &mut came)?;
     last.driver.verify()?;
+    follower.note(&[&last.shipped]);
+    follower.catch_up(&last)?;
+    came.followed = follower.looks.0;
     Ok(came)
 }
 
@@ -163,11 +179,12 @@ fn random_lives_of_hosts() {
         all.fenced += came.fenced;
         all.shipped += came.shipped;
         all.failed += came.failed;
+        all.followed += came.followed;
     }
     println!("{all:?}");
     if std::env::var_os(SIMULATION.one).is_none() {
         assert!(all.lost > 100 && all.restarted > 100 && all.fenced > 20, "{all:?}");
-        assert!(all.shipped > 500 && all.failed > 50, "{all:?}");
+        assert!(all.shipped > 500 && all.failed > 50 && all.followed > 300, "{all:?}");
     }
 }
 

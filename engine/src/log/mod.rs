@@ -55,6 +55,8 @@ pub(crate) struct Log {
     writer: Mutex<LogWriter>,
     poison: OnceLock<String>,
     closed: AtomicBool,
+    /// It is another process that appends.
+    is_followed: AtomicBool,
     /// See [`Epoch`]; changes while all buffers are locked.
     epoch: AtomicU64,
     /// A flush was asked for and has not begun.
@@ -92,6 +94,7 @@ impl Log {
             writer: Mutex::new(writer),
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
+            is_followed: AtomicBool::new(false),
             epoch: AtomicU64::new(1),
             requested: AtomicBool::new(false),
             flusher: OnceLock::new(),
@@ -124,6 +127,24 @@ impl Log {
             return Err(Error::Poisoned { cause: cause.clone() });
         }
         self.check_open()
+    }
+
+    /// The same, and fails if it is another process that writes the store.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_followed.load(Ordering::Acquire) {
+            let what = "this store is opened to follow what another process writes: nothing can be written";
+            return Err(Error::InvalidInput(what.to_owned()));
+        }
+        self.check_usable()
+    }
+
+    /// Another process has appended everything before `next`, and appends what comes; nothing is appended
+    /// here.
+    pub(crate) fn follow_to(&self, next: Lsn) {
+        self.is_followed.store(true, Ordering::Release);
+        self.next_lsn.store(next.0, Ordering::Release);
+        self.durable.store(next.0 - 1, Ordering::Release);
+        self.wake_all();
     }
 
     /// Fails if the store was closed.
@@ -178,7 +199,7 @@ impl Log {
         growth: u64,
         purpose: Purpose,
     ) -> Result<Admission<'a>> {
-        self.check_usable()?;
+        self.check_writable()?;
         while self.buffered_bytes() > self.buffered_bytes_max {
             self.flush(segments)?;
             // What is left may be admitted and not yet appended: that takes a moment of others.
@@ -196,7 +217,7 @@ impl Log {
 
     /// Admits a record for which room was ensured together with others'.
     pub(crate) fn admit_ensured(&self, bytes: usize) -> Result<Admission<'_>> {
-        self.check_usable()?;
+        self.check_writable()?;
         let admission = Admission { log: self, bytes: bytes + BLOCK_BYTES, growth: None };
         self.buffered_bytes.fetch_add(admission.bytes, Ordering::AcqRel);
         Ok(admission)

@@ -113,7 +113,7 @@ impl Shared {
     pub(super) fn clean(&self, urge: Urge, pace: Pace<'_>) -> Result<Cleaned> {
         let core = &self.core;
         let mut checkpointer = self.checkpointer();
-        core.log.check_usable()?;
+        core.log.check_writable()?;
         let _unwinding = core.log.poison_if_unwinding();
         let replay = checkpointer.superblock.current.replay;
         let totals = core.segments.totals(replay.segment, replay.lsn);

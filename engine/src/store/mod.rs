@@ -27,6 +27,7 @@ pub use cleaner::Cleaned;
 use cleaner::{Cleaning, Pace, Urge};
 pub use fork::ForkFrom;
 pub use limits::QuotaInfo;
+use recovery::Following;
 pub use salvage::{SalvageReport, SalvageSink, Salvaged};
 pub use verify::{Finding, FindingKind, VerifyProgress, VerifyReport};
 pub use worker::Worker;
@@ -89,6 +90,8 @@ struct Shared {
     /// As of the last checkpoint.
     shared_references: AtomicU64,
     recovered_bytes: u64,
+    /// Of a store that follows what another process writes.
+    following: Option<Mutex<Following>>,
     /// The store's lock; given back when the store is dropped or closed.
     lock: Mutex<Option<LockGuard>>,
 }
@@ -186,6 +189,38 @@ impl Store {
             Background::Manual => None,
         };
         Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
+    }
+
+    /// Opens files that another process writes to, or a copy of which grows as they do, without changing
+    /// them, and as of a batch of the log that is known to count: `known` is an LSN up to which it is known
+    /// by other means that everything does, and which has to be there. Of what is beyond, a last batch is
+    /// left out, since a crash may take it from its writer.
+    ///
+    /// Reads are as of any store, and whatever would write is refused with [`Error::InvalidInput`];
+    /// [`follow`](Self::follow) moves on. No thread is started.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Corrupt`] if the log does not reach to `known`.
+    pub fn open_to_follow(
+        environment: Environment,
+        tunables: crate::config::Tunables,
+        known: Lsn,
+    ) -> Result<Arc<Self>> {
+        let shared = Arc::new(recovery::open_to_follow(environment, tunables, known)?);
+        Ok(Arc::new(Self { shared, threads: Mutex::new(None) }))
+    }
+
+    /// Reads what was added to the log since, and shows it: as of the last batch that counts, as
+    /// [`open_to_follow`](Self::open_to_follow) has it. Returns up to where that is. Snapshots stay as they
+    /// are. The superblock has to be the one that the store was opened with: after a checkpoint, or
+    /// another opening for writing, the files are to be opened anew.
+    ///
+    /// # Errors
+    /// As [`open_to_follow`](Self::open_to_follow). After an error that came amid replaying, what is shown
+    /// is some first part of what was to be added, and every later call fails with [`Error::InvalidInput`]:
+    /// the files are to be opened anew. So it does for a store that was opened otherwise.
+    pub fn follow(&self, known: Lsn) -> Result<Lsn> {
+        self.shared.follow(known)
     }
 
     /// The store's directory, for messages.
@@ -481,6 +516,10 @@ impl Store {
     /// replay. [`Error::Poisoned`]: closed as after a crash. [`Error::Closed`] if it was.
     pub fn close(&self) -> Result<()> {
         self.shared.core.log.check_open()?;
+        if self.shared.following.is_some() {
+            self.shut();
+            return Ok(());
+        }
         let result = self.flush().and_then(|()| self.checkpoint());
         self.shut();
         result
@@ -509,6 +548,29 @@ impl Drop for Store {
 }
 
 impl Shared {
+    fn new(
+        core: Arc<Core>,
+        id: StoreId,
+        catalog: Catalog,
+        checkpointer: Checkpointer,
+        recovered_bytes: u64,
+        lock: LockGuard,
+    ) -> Self {
+        Self {
+            core,
+            id,
+            catalog: RwLock::new(catalog),
+            checkpointer: Mutex::new(checkpointer),
+            cleaning: Mutex::default(),
+            deleted: Mutex::default(),
+            checkpoints: AtomicU64::new(0),
+            shared_references: AtomicU64::new(0),
+            recovered_bytes,
+            following: None,
+            lock: Mutex::new(Some(lock)),
+        }
+    }
+
     fn catalog(&self) -> crate::sync::RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -578,7 +640,7 @@ impl Shared {
 
     fn maintain(&self, pace: Pace<'_>) -> Result<bool> {
         let core = &self.core;
-        core.log.check_usable()?;
+        core.log.check_writable()?;
         // A commit was refused for lack of space: a checkpoint may find some, or the cleaner.
         if core.segments.take_starved() {
             if self.is_worth_a_checkpoint() {

@@ -56,6 +56,34 @@ pub enum BucketError {
         /// Its epoch.
         epoch: u64,
     },
+    /// A follower has not come to where a read was to be.
+    #[error(
+        "{bucket}: the follower has not come to {wanted} within {} ms: it has LSN {lsn} of epoch {epoch}; \
+         wait longer, or read at the host", waited.as_millis()
+    )]
+    Behind {
+        /// The bucket.
+        bucket: String,
+        /// The LSN or bookmark that was asked for.
+        wanted: String,
+        /// What the follower has.
+        lsn: lapidary_engine::Lsn,
+        /// The epoch of the manifest it shows.
+        epoch: u64,
+        /// How long it was waited for.
+        waited: std::time::Duration,
+    },
+    /// A read of a follower asked for an object that the host has let go of since.
+    #[error(
+        "{bucket}: what was read here as of LSN {lsn} is not kept there any more; read again, as of a later \
+         one; if that is too often, raise `BucketSettings::keep_replaced` of the host"
+    )]
+    Outdated {
+        /// The bucket.
+        bucket: String,
+        /// What the follower had.
+        lsn: lapidary_engine::Lsn,
+    },
     /// The directory has another store than the bucket, or none is to be put into it.
     #[error("{directory}: {detail}")]
     Directory {
@@ -112,7 +140,7 @@ impl BucketError {
     #[must_use]
     pub fn kind(&self) -> HostErrorKind {
         match self {
-            Self::Held { .. } => HostErrorKind::Retry,
+            Self::Held { .. } | Self::Behind { .. } | Self::Outdated { .. } => HostErrorKind::Retry,
             Self::Fenced { .. } => HostErrorKind::Reopen,
             Self::Objects(_) | Self::Local { .. } => HostErrorKind::Io,
             Self::StaleDirectory { .. }
@@ -149,4 +177,13 @@ impl BucketError {
     pub(super) fn object(objects: &dyn Objects, name: &str, malformed: Malformed) -> Self {
         Self::malformed(name, objects.describe(), malformed)
     }
+}
+
+/// What a host says that is to wait for a bucket and has none.
+pub(crate) fn no_bucket() -> BucketError {
+    BucketError::InvalidInput(
+        "this host has no bucket to wait for; open it with `Host::open_from_bucket`, or ask for \
+         `Acknowledge::Locally`"
+            .to_owned(),
+    )
 }

@@ -1,7 +1,7 @@
 //! Replies held until the bucket has everything they observed.
 //!
 //! It stands behind a core's output gate: what that lets go is locally durable. Under
-//! [`Acknowledge::InBucket`] a reply then waits here for the shipment that has its ticket, and is sent
+//! [`Acknowledge::InBucket`], the call's own or else the host's, a reply then waits here for the shipment that has its ticket, and is sent
 //! by the thread that ships, so that no core has to look.
 
 use std::collections::BTreeMap;
@@ -16,11 +16,14 @@ use super::error::Result;
 use crate::output_gate;
 use crate::stat::CoreCounters;
 use crate::task::Task;
+use crate::terms::Terms;
 
 /// Between two attempts to give the store back.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// When a call is answered, for a host whose store is in a bucket.
+/// When a call is answered, by a host whose store is in a bucket: set for the
+/// [host](crate::HostConfig::acknowledge), and for [single calls](crate::FacetHandle::acknowledge) if
+/// that is to differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Acknowledge {
@@ -67,9 +70,14 @@ impl BucketGate {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether what is answered on these terms has to be in the bucket.
+    pub(crate) fn waits_for_bucket(&self, terms: Terms) -> bool {
+        terms.acknowledge.unwrap_or(self.acknowledge) == Acknowledge::InBucket
+    }
+
     /// Takes a reply that is locally durable, or sends it if it need not wait.
     pub(crate) fn push(&self, ticket: Ticket, task: Box<dyn Task>, counters: &Arc<CoreCounters>) {
-        let waits = self.acknowledge == Acknowledge::InBucket
+        let waits = self.waits_for_bucket(task.terms())
             && !matches!(self.bucket.is_shipped(ticket), Ok(true));
         if !waits {
             return output_gate::send(counters, task, None);

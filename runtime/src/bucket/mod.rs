@@ -17,6 +17,7 @@
 //! | `shipper`, `thread` | telling the bucket, and when |
 //! | `fetch`, `cached_file` | reading from the bucket what the local disk does not have |
 //! | `gate` | replies that wait for the bucket |
+//! | `follower` | read-only hosts that follow what another ships |
 //!
 //! # Example
 //!
@@ -55,6 +56,7 @@ mod cached_file;
 mod error;
 mod fetch;
 mod files;
+mod follower;
 mod format;
 mod gate;
 mod journal;
@@ -73,7 +75,9 @@ use std::time::Duration;
 use lapidary_engine::{Environment, Io, Lsn, Store, Ticket};
 
 pub use attach::Watch;
+pub(crate) use error::no_bucket;
 pub use error::{BucketError, Result};
+pub use follower::{AtLeast, Follower, FollowerSettings, FollowerStat};
 pub use gate::Acknowledge;
 pub(crate) use gate::BucketGate;
 pub use lease::HolderId;

@@ -68,6 +68,16 @@ pub trait Objects: Send + Sync + Debug {
     /// `NotFound`, `Unclear` or `Refused`.
     fn get(&self, name: &str) -> Result<(Vec<u8>, Tag), ObjectError>;
 
+    /// An object and its tag, unless it still is the one of `tag` (`If-None-Match`). Unless there is a way
+    /// that saves sending it, it is [`get`](Self::get).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_if_changed(&self, name: &str, tag: &Tag) -> Result<Option<(Vec<u8>, Tag)>, ObjectError> {
+        let found = self.get(name)?;
+        Ok((found.1 != *tag).then_some(found))
+    }
+
     /// A part of an object, which has that part.
     ///
     /// # Errors

@@ -251,6 +251,22 @@ impl Objects for RemoteObjects {
         Ok((bytes.to_vec(), self.tag("get", name, tag)?))
     }
 
+    fn get_if_changed(&self, name: &str, tag: &Tag) -> Result<Option<(Vec<u8>, Tag)>, ObjectError> {
+        let (store, path) = (Arc::clone(&self.store), self.path(name));
+        let unless = GetOptions { if_none_match: Some(tag.0.clone()), ..GetOptions::default() };
+        let found = self.run("get", name, SMALL_TIME_MAX, async move {
+            let found = match store.get_opts(&path, unless).await {
+                Err(StoreError::NotModified { .. }) => return Ok(None),
+                found => found?,
+            };
+            let tag = found.meta.e_tag.clone();
+            Ok(Some((found.bytes().await?, tag)))
+        })?;
+        let Some((bytes, found)) = found else { return Ok(None) };
+        let found = self.tag("get", name, found)?;
+        Ok((found != *tag).then(|| (bytes.to_vec(), found)))
+    }
+
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let (store, path) = (Arc::clone(&self.store), self.path(name));
         let time_max = time_max(range.end.saturating_sub(range.start));
@@ -328,7 +344,12 @@ mod tests {
         assert_ne!(one, two);
         let stale = objects.put("manifest", b"x", Condition::Unchanged(&one));
         assert_eq!(kind(stale), ObjectErrorKind::Condition);
-        assert_eq!(objects.get("manifest").unwrap(), (b"two".to_vec(), two));
+        assert_eq!(objects.get("manifest").unwrap(), (b"two".to_vec(), two.clone()));
+        assert_eq!(objects.get_if_changed("manifest", &two).unwrap(), None);
+        let changed = objects.get_if_changed("manifest", &one).unwrap();
+        assert_eq!(changed, Some((b"two".to_vec(), two)));
+        let missing = objects.get_if_changed("objects/1-1", &one).unwrap_err();
+        assert_eq!(missing.kind, ObjectErrorKind::NotFound);
 
         let missing = objects.get("objects/1-1").unwrap_err();
         assert_eq!(missing.kind, ObjectErrorKind::NotFound);

@@ -31,6 +31,10 @@ impl Task for Counted {
         Ticket::DURABLE
     }
 
+    fn terms(&self) -> crate::terms::Terms {
+        crate::terms::Terms::default()
+    }
+
     fn joins(&self) -> bool {
         false
     }

@@ -1,7 +1,8 @@
 //! A host whose store is in a bucket, to be killed by tests: says what it found, then inserts rows and says
 //! which were answered for.
 //!
-//! Usage: `bucket_child URL DIRECTORY NAME local|bucket INTERVAL_MS LEASE_MS`
+//! Usage: `bucket_child URL DIRECTORY NAME local|bucket|mixed INTERVAL_MS LEASE_MS`; with `mixed` calls for even rows wait
+//! for the bucket, and others for the disk
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
 
 use std::io::Write;
@@ -17,9 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("six arguments, as the source says".into());
     };
     let interval = Duration::from_millis(interval_ms.parse()?);
+    let is_mixed = acknowledge == "mixed";
     let acknowledge = match acknowledge.as_str() {
         "bucket" => Acknowledge::InBucket,
-        "local" => Acknowledge::Locally,
+        "local" | "mixed" => Acknowledge::Locally,
         other => return Err(format!("acknowledge {other:?}").into()),
     };
     let settings = BucketSettings {
@@ -43,9 +45,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (count, last) = found.wait()?[0];
     say(&format!("found {count} {last}"));
     let mut next = last + 1;
+    let surely = facet.acknowledge(Acknowledge::InBucket);
+    let of_row = |row: i64| if is_mixed && row % 2 == 0 { &surely } else { &facet };
     loop {
-        let calls: Vec<_> =
-            (0..10).map(|n| facet.execute("INSERT INTO t VALUES (?1)", [next + n])).collect();
+        let calls: Vec<_> = (0..10)
+            .map(|n| of_row(next + n).execute("INSERT INTO t VALUES (?1)", [next + n]))
+            .collect();
         for call in calls {
             if let Err(error) = call.wait() {
                 say(&format!("refused {error}"));

@@ -107,7 +107,7 @@ impl Shared {
             // Those of the last cut are no more.
             return self.checkpoint_with(&mut checkpointer);
         }
-        core.log.check_usable()?;
+        core.log.check_writable()?;
         let _unwinding = core.log.poison_if_unwinding();
         let mut cut = checkpointer.old_cut();
         let result = checkpointer.write(core, &mut cut);
@@ -124,6 +124,7 @@ impl Shared {
     pub(super) fn checkpoint_with(&self, checkpointer: &mut Checkpointer) -> Result<()> {
         let _span = tracing::debug_span!("checkpoint").entered();
         let core = &self.core;
+        core.log.check_writable()?;
         // If anything below panics, what was captured is in no checkpoint and never will be.
         let _unwinding = core.log.poison_if_unwinding();
         let mut cut = self.cut(checkpointer)?;

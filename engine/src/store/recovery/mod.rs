@@ -30,6 +30,7 @@
 //! shown to nobody, or worse, to somebody. If 3 came before 2, commits of this incarnation would be
 //! taken for R16 and overwritten.
 
+mod follow;
 mod log;
 mod replay;
 mod scan;
@@ -37,6 +38,7 @@ mod scan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub(super) use follow::{Following, open_to_follow};
 pub(super) use log::Spot;
 pub(super) use scan::readable_headers;
 
@@ -53,14 +55,14 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{self as parts, ChunkNo, FacetEntry, OtherPart, Root, SegmentEntry};
 use crate::format::record::PartKind;
 use crate::format::superblock::{FILE_BYTES, LogPosition, Superblock};
-use crate::format::{Malformed, StoredRef};
+use crate::format::{Identity, Malformed, StoredRef};
 use crate::io::{DirectoryState, FileName, Io};
 use crate::log::{Log, LogWriter};
 use crate::map::ImageMemory;
 use crate::segments::{Damage, SegmentFiles, Segments};
-use crate::sync::atomic::AtomicU64;
-use crate::sync::{Mutex, RwLock};
+use crate::sync::Mutex;
 use crate::types::{FacetId, FileNo, Incarnation, Lsn, SegmentId, StoreId};
+use log::LogEnd;
 use replay::Replay;
 use rustc_hash::FxHashSet;
 use scan::Files;
@@ -177,16 +179,36 @@ fn create_superblock(environment: &Environment, format: FormatParams) -> Result<
     SuperblockFile::create(&*environment.io, first)
 }
 
-fn recover(
+/// A store as its files have it: the checkpoint, and the log replayed but for a last batch of which it is
+/// not known whether it counts. Nothing was written or removed.
+struct Read {
+    core: Arc<Core>,
+    /// Facets know the core, and the core knows the facets that changed: if anything fails before the
+    /// store is there, this guard breaks that circle.
+    failing: BreakCircle,
+    found: Files,
+    table: Vec<SegmentEntry>,
+    root: Option<Root>,
+    references: References,
+    catalog: Catalog,
+    /// The cut of the checkpoint.
+    cut: Lsn,
+    /// See [`Replay::images`].
+    images: FxHashSet<Identity>,
+    /// Its batches are replayed, and not here any more.
+    end: LogEnd,
+}
+
+/// `writes`: whether it is read to be written.
+fn read_store(
     environment: Environment,
     tunables: Tunables,
-    mut superblock: SuperblockFile,
-    lock: LockGuard,
-) -> Result<Shared> {
-    let current = superblock.current.clone();
+    current: &Superblock,
+    writes: bool,
+) -> Result<Read> {
     check_format(current.format)?;
     let files = SegmentFiles::new(Arc::clone(&environment.io), tunables.open_segments_max);
-    let found = scan::scan(&environment.io, current.store)?;
+    let found = scan::scan(&environment.io, current.store, writes)?;
     let segments = Segments::new(files, current.format, tunables.mapped_segments_max);
     // Only where the headers say that segments are can anything be read.
     found.headers().for_each(|header| segments.files.set_file(header.segment, header.file));
@@ -202,7 +224,7 @@ fn recover(
             return Err(corrupt(&*environment.io, file, 0, detail));
         }
     }
-    let root = load_root(&segments, &current)?;
+    let root = load_root(&segments, current)?;
     let table = scan::checkpoint_table(&found, root.as_ref(), current.checkpoint);
     scan::restore_needed(&segments, &found, &table)?;
     let last_segment = found.headers().map(|header| header.segment).max().unwrap_or_default();
@@ -222,7 +244,7 @@ fn recover(
     let headers = found.headers().map(|header| header.incarnation);
     let seen = headers.chain(headless.into_iter().map(|(_, incarnation)| incarnation)).max();
     let incarnation = Incarnation(seen.unwrap_or_default().max(current.incarnation).0 + 1);
-    let end = log::find_end(&segments, &found, &current, false)?;
+    let mut end = log::find_end(&segments, &found, current, false)?;
     let references = load_others(&segments, root.as_ref())?;
     let mut catalog = load_catalog(&segments, root.as_ref())?;
     catalog.settings = references.settings;
@@ -243,15 +265,38 @@ fn recover(
         opened_ns,
         changed: Mutex::new(Changed::default()),
     });
-
-    // Facets know the core, and the core knows the facets that changed: if anything below fails, this
-    // guard breaks that circle.
-    let mut failing = BreakCircle(Some(Arc::clone(&core)));
+    let failing = BreakCircle(Some(Arc::clone(&core)));
     let cut = root.as_ref().map_or(Lsn(0), |root| root.lsn);
     let mut replay = Replay::new(&core, &mut catalog, cut);
-    for batch in end.batches {
+    for batch in std::mem::take(&mut end.batches) {
         replay.batch(batch.records, batch.place)?;
     }
+    let images = replay.images;
+    let references = references.references;
+    Ok(Read { core, failing, found, table, root, references, catalog, cut, images, end })
+}
+
+/// Counts anew what is used of each quota.
+fn count_quotas(catalog: &Catalog) {
+    for quota in catalog.settings.quotas() {
+        quota.reset();
+        let facets = catalog.subtree(&quota.name);
+        facets.for_each(|(_, id)| quota.add(catalog.logical_bytes(id)));
+    }
+}
+
+fn recover(
+    environment: Environment,
+    tunables: Tunables,
+    mut superblock: SuperblockFile,
+    lock: LockGuard,
+) -> Result<Shared> {
+    let current = superblock.current.clone();
+    let read = read_store(environment, tunables, &current, true)?;
+    let Read { core, mut failing, found, table, root, references, mut catalog, cut, images, end } =
+        read;
+    let mut replay = Replay::new(&core, &mut catalog, cut);
+    replay.images = images;
     if let Some(tail) = &end.tail {
         replay.prepare(&tail.records)?;
     }
@@ -262,13 +307,9 @@ fn recover(
             core.log.rewrite_tail(&core.segments, end.durable_through, tail.count, &tail.bytes)?;
         replay.batch(tail.records, place)?;
     }
-    let images = std::mem::take(&mut replay.images);
+    let images = replay.images;
     let durable_through = core.log.durable_lsn();
-    for quota in catalog.settings.quotas() {
-        quota.reset();
-        let facets = catalog.subtree(&quota.name);
-        facets.for_each(|(_, id)| quota.add(catalog.logical_bytes(id)));
-    }
+    count_quotas(&catalog);
     // Spilled pages of replayed commits are pinned; what nothing needs, neither the checkpoint nor
     // a replayed commit, is ready.
     core.segments.recycle(current.replay.segment, current.replay.lsn, &FxHashSet::default());
@@ -284,32 +325,21 @@ fn recover(
         offset: None,
         source,
     })?;
-    let next = Superblock { incarnation, durable_through, ..current.clone() };
+    let next = Superblock { incarnation: core.incarnation, durable_through, ..current.clone() };
     superblock.replace(next)?;
     let tail_bytes = &core.log.counters.tail_bytes;
     tail_bytes.store(end.read_bytes, std::sync::atomic::Ordering::Relaxed);
     tracing::info!(
         store = %current.store,
-        incarnation = incarnation.0,
+        incarnation = core.incarnation.0,
         facets = catalog.len(),
         replayed_bytes = end.read_bytes,
         "store opened"
     );
     failing.0 = None;
-    let checkpointer = Checkpointer::restored(superblock, root, references.references, images);
+    let checkpointer = Checkpointer::restored(superblock, root, references, images);
     checkpointer.publish_others(&core);
-    Ok(Shared {
-        core,
-        id: current.store,
-        catalog: RwLock::new(catalog),
-        checkpointer: Mutex::new(checkpointer),
-        cleaning: Mutex::default(),
-        deleted: Mutex::default(),
-        checkpoints: AtomicU64::new(0),
-        shared_references: AtomicU64::new(0),
-        recovered_bytes: end.read_bytes,
-        lock: Mutex::new(Some(lock)),
-    })
+    Ok(Shared::new(core, current.store, catalog, checkpointer, end.read_bytes, lock))
 }
 
 struct BreakCircle(Option<Arc<Core>>);

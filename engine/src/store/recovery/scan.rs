@@ -80,8 +80,9 @@ impl Files {
     }
 }
 
-/// Reads the headers of all segment files.
-pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
+/// Reads the headers of all segment files, and if `first_batches` looks whether one lacks what its first batch
+/// says ([`Files::headless`]): for whoever gives out numbers of segments.
+pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId, first_batches: bool) -> Result<Files> {
     let failed = |operation, file: Option<FileNo>| {
         let path = file.map_or_else(
             || io.describe(),
@@ -96,7 +97,8 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
         // A file that was never put to use may be short: then it has zeros, which say that there is no
         // header. One that was in use has a header, however short it is now.
         let mut blocks = vec![0; 2 * BLOCK_BYTES];
-        let there = usize::try_from(len).unwrap_or(blocks.len()).min(blocks.len());
+        let wanted = if first_batches { blocks.len() } else { BLOCK_BYTES };
+        let there = usize::try_from(len).unwrap_or(wanted).min(wanted);
         file.read_at(0, &mut blocks[..there]).map_err(failed("read", Some(number)))?;
         let (block, first) = blocks.split_at(BLOCK_BYTES);
         let header = SegmentHeader::decode(block, number, store)
