@@ -212,6 +212,19 @@ pub trait IoFile: Send + Sync + Debug {
         fill(self, len)
     }
 
+    /// Gives the blocks of `len` bytes from `offset` back to the file system: they read as zeros from now
+    /// on, and the file keeps its length. Both are multiples of 4096, but for a range that ends where the
+    /// file does. What a crash leaves of it is the caller's care: it is durable after a
+    /// [`sync`](Self::sync) only.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no such thing, which is the default; or as the operating system has
+    /// them: an unknown part may have been given back.
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Makes all writes to this file durable.
     ///
     /// # Errors
