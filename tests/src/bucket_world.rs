@@ -168,7 +168,12 @@ impl BucketWorld {
         let store = loop {
             match self.open(&bucket, create) {
                 Ok(store) => break store,
-                Err(error) if error.kind() == ErrorKind::Io && tries < 50 => tries += 1,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Io | ErrorKind::Unavailable)
+                        && tries < 50 =>
+                {
+                    tries += 1;
+                }
                 Err(error) => return Err(Failure::from(error).within("it cannot be opened")),
             }
         };

@@ -569,7 +569,13 @@ impl State {
         result
     }
 
-    fn punch_hole(&mut self, name: FileName, inode: usize, offset: u64, length: u64) -> io::Result<()> {
+    fn punch_hole(
+        &mut self,
+        name: FileName,
+        inode: usize,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
         let operation = Operation {
             kind: OperationKind::PunchHole,
             file: Some(name),

@@ -180,7 +180,9 @@ impl Shared {
             let again_ns = now_ns.saturating_add(AGAIN_NS);
             let until_ns = |may_pass| if may_pass { again_ns } else { u64::MAX };
             let unreadable = moved.unreadable.into_iter();
-            cleaning.unreadable.extend(unreadable.map(|(segment, may_pass)| (segment, until_ns(may_pass))));
+            cleaning
+                .unreadable
+                .extend(unreadable.map(|(segment, may_pass)| (segment, until_ns(may_pass))));
             cleaning.capacities.extend(moved.filled);
             cleaning.emptied_bytes += moved.emptied_bytes;
         }
@@ -326,7 +328,7 @@ enum Looked {
 /// What could not be read: another look may help, unless it is damaged.
 fn unreadable(error: &Error) -> Looked {
     tracing::warn!(%error, "a segment cannot be cleaned");
-    Looked::Unreadable { may_pass: error.kind() == ErrorKind::Io }
+    Looked::Unreadable { may_pass: matches!(error.kind(), ErrorKind::Io | ErrorKind::Unavailable) }
 }
 
 impl Pass<'_> {

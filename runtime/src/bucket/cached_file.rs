@@ -99,9 +99,9 @@ impl Cached {
             let end = extent.offset + extent.bytes.len() as u64;
             let (from, to) = (extent.offset.max(range.start), end.min(range.end));
             if from < to {
-                let within = |at: u64, start: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
-                let source =
-                    &extent.bytes[within(from, extent.offset)..within(to, extent.offset)];
+                let within =
+                    |at: u64, start: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
+                let source = &extent.bytes[within(from, extent.offset)..within(to, extent.offset)];
                 bytes[within(from, range.start)..within(to, range.start)].copy_from_slice(source);
             }
         }
@@ -169,7 +169,11 @@ impl CachedPart {
             while end < far && !self.is_present(end) {
                 end += 1;
             }
-            let fetched = fetcher.fetch(&self.object, piece..end).map_err(io::Error::other)?;
+            let fetched = fetcher.fetch(&self.object, piece..end).map_err(|error| {
+                let may_pass = super::attach::may_pass(&error);
+                let kind = if may_pass { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
+                io::Error::new(kind, error)
+            })?;
             kept += self.keep(reading, &fetched)?;
             self.next = end;
             piece = end;

@@ -163,8 +163,7 @@ impl Journal {
         let Found { entry, is_log, catch_up_from, is_partial } = found;
         state.note_newest(entry.segment, is_log);
         // What is found whole counts as landed when it has been shipped by this host.
-        let known =
-            Known { use_no, entry, catch_up_from, is_partial, changes: 1, landed: 0 };
+        let known = Known { use_no, entry, catch_up_from, is_partial, changes: 1, landed: 0 };
         state.files.insert(file, known);
         state.is_changed = true;
     }
@@ -418,7 +417,10 @@ impl Journal {
 
     /// Whether a landing could make a file that is not written any more one of
     /// [`landed_files`](Self::landed_files), and how often something has landed.
-    pub(super) fn is_landing_awaited(&self, is_finished: impl Fn(SegmentId) -> bool) -> Option<u64> {
+    pub(super) fn is_landing_awaited(
+        &self,
+        is_finished: impl Fn(SegmentId) -> bool,
+    ) -> Option<u64> {
         let state = self.state();
         let waits = |known: &Known| {
             known.entry.segment != SegmentId(0)
@@ -436,9 +438,8 @@ impl Journal {
 
     /// Waits, for `time` at most, until something has landed since it had so `often`; whether it has.
     pub(super) fn wait_for_landing(&self, often: u64, time: Duration) -> bool {
-        let waited = self
-            .has_landed
-            .wait_timeout_while(self.state(), time, |state| state.landings == often);
+        let waited =
+            self.has_landed.wait_timeout_while(self.state(), time, |state| state.landings == often);
         waited.unwrap_or_else(PoisonError::into_inner).0.landings != often
     }
 }
@@ -460,14 +461,8 @@ impl State {
         self.uses += 1;
         self.note_newest(entry.segment, is_log);
         let use_no = self.uses;
-        let known = Known {
-            use_no,
-            entry,
-            catch_up_from: None,
-            is_partial: false,
-            changes: 1,
-            landed: 0,
-        };
+        let known =
+            Known { use_no, entry, catch_up_from: None, is_partial: false, changes: 1, landed: 0 };
         self.files.insert(file, known);
     }
 

@@ -140,7 +140,8 @@ impl LocalDisk {
     pub(super) fn new(start: Start) -> Self {
         let Start { io, journal, lease, fetcher, files, notes, .. } = start;
         // What is noted and was not found was removed, perhaps not for good yet.
-        let mut lately = notes.current().map(|note| note.partial.evicted.clone()).unwrap_or_default();
+        let mut lately =
+            notes.current().map(|note| note.partial.evicted.clone()).unwrap_or_default();
         for file in files.values() {
             if let Content::Partial(segment, _) =
                 &*file.content.read().unwrap_or_else(PoisonError::into_inner)

@@ -196,7 +196,8 @@ impl Inode {
     /// Gives back the space of whole sectors.
     pub(crate) fn punch_hole(&mut self, offset: u64, length: u64) {
         let end = (offset + length).min(self.len()) as usize;
-        let last = if end == self.visible.len { end.div_ceil(SECTOR_BYTES) } else { end / SECTOR_BYTES };
+        let last =
+            if end == self.visible.len { end.div_ceil(SECTOR_BYTES) } else { end / SECTOR_BYTES };
         for index in (offset as usize).div_ceil(SECTOR_BYTES)..last {
             self.visible.put(index, &None);
             self.unsynced.push((index, None));

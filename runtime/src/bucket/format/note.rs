@@ -134,7 +134,8 @@ mod tests {
         let slot = note.encode();
         assert_eq!(slot.len(), SLOT_BYTES);
         assert_eq!(Note::decode(&slot), Ok(note));
-        for at in (0..100).chain((100..SLOT_BYTES - 64).step_by(97)).chain(SLOT_BYTES - 64..SLOT_BYTES)
+        for at in
+            (0..100).chain((100..SLOT_BYTES - 64).step_by(97)).chain(SLOT_BYTES - 64..SLOT_BYTES)
         {
             let mut damaged = slot.clone();
             damaged[at] ^= 1 << (at % 8);
