@@ -9,6 +9,7 @@ use lapidary_engine::{ErrorKind, FileName, PageNo, PageSize, Store, View};
 use lapidary_tests::bucket_world::{BucketWorld, Machine, SimHost};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Driver, Progress, Scale, Tolerated, name, small_options};
+use lapidary_tests::seeds::cycles;
 use lapidary_tests::sim_disk::{Operation, OperationKind, Survival};
 
 const SEEDS: [(u64, u64); 3] = [(11, 0), (12, 0), (13, 300 << 10)];
@@ -61,7 +62,8 @@ fn around_evictions(trace: &[Operation]) -> Vec<u64> {
     (0..trace.len()).filter(|&at| near(at)).map(|at| at as u64).collect()
 }
 
-/// Power is lost at, before and after each write, sync and hole of each eviction; what the disk kept is looked at
+/// Power is lost at, before and after writes, syncs and holes of evictions, at all of them if `LAPIDARY_SIM_CYCLES` is
+/// large; what the disk kept is looked at
 /// in two of five ways, by turns. The host comes back with its disk, reads everything, evicts again, loses its power again in the
 /// next eviction, comes back, and is followed by another, which has nothing but the bucket.
 #[test]
@@ -73,7 +75,9 @@ fn power_lost_at_every_operation_of_evictions() {
         let trace = host.machine.disk.trace();
         let holes = trace.iter().filter(|it| it.kind == OperationKind::PunchHole).count();
         assert!(holes > 20, "seed {seed}: {holes} holes");
-        for operation in around_evictions(&trace) {
+        let near = around_evictions(&trace);
+        let stride = (near.len() / cycles(100) as usize).max(1);
+        for operation in near.into_iter().skip(seed as usize % stride).step_by(stride) {
             let survivals = [
                 Survival::Nothing,
                 Survival::Random(operation),
@@ -126,7 +130,7 @@ fn power_lost_at_every_operation_of_evictions() {
         }
     }
     println!("{crashes} crashes, {again} of them twice");
-    assert!(crashes > 500 && again > 100, "{crashes} crashes, {again} of them twice");
+    assert!(crashes > 300 && again > 100, "{crashes} crashes, {again} of them twice");
 }
 
 fn good<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> T {
@@ -170,7 +174,7 @@ fn large_world(local_bytes_max: u64) -> BucketWorld {
 fn a_store_larger_than_its_disk() {
     const CAPACITY: u64 = 3 << 20;
     const FACETS: u32 = 3300;
-    for local_bytes_max in [u64::MAX, 1 << 20] {
+    for local_bytes_max in [u64::MAX, 2 << 20] {
         let mut world = large_world(local_bytes_max);
         let mut machine = world.machine();
         machine.disk.set_capacity(Some(CAPACITY));
