@@ -12,8 +12,8 @@ use lapidary_tests::driver::{Driver, Progress, Scale, Tolerated, name, small_opt
 use lapidary_tests::seeds::cycles;
 use lapidary_tests::sim_disk::{Operation, OperationKind, Survival};
 
-const SEEDS: [(u64, u64); 3] = [(11, 0), (12, 0), (13, 300 << 10)];
-const STEPS: u32 = 60;
+const SEEDS: [(u64, u64); 2] = [(11, 0), (12, 600 << 10)];
+const STEPS: u32 = 48;
 
 fn world(seed: u64, local_bytes_max: u64) -> BucketWorld {
     let options = small_options(&mut Chance::from_seed(seed), Scale::FULL);
@@ -74,9 +74,9 @@ fn power_lost_at_every_operation_of_evictions() {
         assert!(host.bucket.stat().evicted_bytes > 1 << 20, "{:?}", host.bucket.stat());
         let trace = host.machine.disk.trace();
         let holes = trace.iter().filter(|it| it.kind == OperationKind::PunchHole).count();
-        assert!(holes > 20, "seed {seed}: {holes} holes");
+        assert!(holes > 10, "seed {seed}: {holes} holes");
         let near = around_evictions(&trace);
-        let stride = (near.len() / cycles(100) as usize).max(1);
+        let stride = (near.len() / cycles(20) as usize).max(1);
         for operation in near.into_iter().skip(seed as usize % stride).step_by(stride) {
             let survivals = [
                 Survival::Nothing,
@@ -130,7 +130,7 @@ fn power_lost_at_every_operation_of_evictions() {
         }
     }
     println!("{crashes} crashes, {again} of them twice");
-    assert!(crashes > 300 && again > 100, "{crashes} crashes, {again} of them twice");
+    assert!(crashes >= 80 && again > 10, "{crashes} crashes, {again} of them twice");
 }
 
 fn good<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> T {

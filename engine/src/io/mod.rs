@@ -13,6 +13,7 @@ mod uring;
 
 use std::fmt::{self, Debug};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use mapping::Mapping;
@@ -137,6 +138,13 @@ pub trait Io: Send + Sync + Debug {
     /// # Errors
     /// As the operating system has them.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Says that these bytes are about to be read. Where they have to be fetched, that can be done at once
+    /// and not one after the other; whoever reads them is told what went wrong with it. Unless there is
+    /// something to be won, nothing is done.
+    fn will_read(&self, places: &[(FileName, Range<u64>)]) {
+        let _ = places;
+    }
 
     /// Whether all blocks of a file are allocated, so that writing into it cannot fail for lack of
     /// space. A segment that is not, and in which nothing is live any more, is removed and not used

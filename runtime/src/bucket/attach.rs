@@ -45,6 +45,8 @@ use super::shipper::{Shipper, Start};
 
 /// How often the claim is sent when no answer comes.
 const CLAIM_TRIES: usize = 5;
+/// Threads that set up files: most of the time that takes is syncs, which the disk does together.
+const SET_UP_THREADS: usize = 16;
 
 /// What a host that wants to take over has seen of the lease of another: keep it from one attempt to
 /// the next.
@@ -143,7 +145,9 @@ pub(super) fn attach(
     let manifest = &claimed.manifest;
     // 4.
     if set_up {
-        set_up_directory(&**local, manifest)?;
+        // A simulation is to be a function of its seed.
+        let threads = if settings.background { SET_UP_THREADS } else { 1 };
+        set_up_directory(&**local, manifest, threads)?;
     }
     // 5.
     noted.epoch = manifest.epoch;
@@ -272,7 +276,7 @@ fn claim(
 }
 
 /// Step 4.
-fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
+fn set_up_directory(local: &dyn Io, manifest: &Manifest, threads: usize) -> Result<()> {
     let set_up = |name: FileName,
                   write: &dyn Fn(&dyn lapidary_engine::IoFile) -> io::Result<()>| {
         let made = local.create(name).and_then(|file| {
@@ -285,7 +289,7 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
     for left in local.list_segments().map_err(failed("list"))? {
         local.remove(FileName::Segment(left)).map_err(failed("clear"))?;
     }
-    for (&number, entry) in &manifest.files {
+    let segment = |number: FileNo, entry: &FileEntry| {
         set_up(FileName::Segment(number), &|file| {
             let mut block = entry.first_block.clone();
             block.resize(SegmentUse::BLOCK_BYTES, 0);
@@ -295,7 +299,23 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
                 Some(last) if last >= block.len() as u64 => file.write_at(last, &[0]),
                 _ => Ok(()),
             }
+        })
+    };
+    let files: Vec<_> = manifest.files.iter().collect();
+    let some = |files: &[(&FileNo, &FileEntry)]| {
+        files.iter().try_for_each(|(number, entry)| segment(**number, entry))
+    };
+    if threads > 1 {
+        let share = files.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let started: Vec<_> =
+                files.chunks(share).map(|files| scope.spawn(|| some(files))).collect();
+            started.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
         })?;
+    } else {
+        some(&files)?;
     }
     if !manifest.superblock.is_empty() {
         set_up(FileName::Superblock, &|file| file.write_at(0, &manifest.superblock))?;

@@ -13,6 +13,8 @@ use super::format::object::{ObjectInfo, PIECE_BYTES};
 
 /// Pieces that are fetched at once at most when a file is read from one end to the other.
 const AHEAD_PIECES_MAX: u64 = 16;
+/// Pieces that are fetched at once at most when many are asked for.
+const PIECES_MAX: u64 = 64;
 
 /// What is fetched of a segment file. Handles to the file share it.
 #[derive(Debug)]
@@ -108,6 +110,16 @@ impl Cached {
         Ok(())
     }
 
+    /// Fetches that range, as [`read`](Self::read) would.
+    pub(super) fn prefetch(
+        &self,
+        file: &dyn IoFile,
+        range: &Range<u64>,
+        make_room: MakeRoom<'_>,
+    ) -> io::Result<()> {
+        self.bring(&mut Reading { file, make_room, homeless: Vec::new() }, range)
+    }
+
     /// Bytes of the file that were fetched and are there, in blocks of the file system.
     pub(super) fn kept_bytes(&self) -> u64 {
         self.kept_bytes.load(Ordering::Relaxed)
@@ -159,7 +171,7 @@ impl CachedPart {
                 continue;
             }
             let mut end = piece + 1;
-            while end <= last && !self.is_present(end) {
+            while end <= last && end - piece < PIECES_MAX && !self.is_present(end) {
                 end += 1;
             }
             self.ahead =

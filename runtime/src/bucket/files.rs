@@ -10,6 +10,7 @@
 //! Files are not mapped: what is not here could not be fetched when somebody looks at it.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, WriteSyncError};
@@ -112,6 +113,14 @@ impl Io for BucketIo {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.disk.sync_directory()
+    }
+
+    fn will_read(&self, places: &[(FileName, Range<u64>)]) {
+        let of_segment = |(name, range): &(FileName, Range<u64>)| match name {
+            FileName::Segment(number) => Some((*number, range.clone())),
+            FileName::Superblock | FileName::Bucket => None,
+        };
+        self.disk.prefetch(places.iter().filter_map(of_segment).collect());
     }
 
     fn is_reserved(&self, name: FileName) -> bool {

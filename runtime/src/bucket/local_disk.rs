@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, Weak};
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ use super::notes::NoteFile;
 const FIRST_BYTES: u64 = SegmentUse::BLOCK_BYTES as u64;
 /// When room is made, it is this share of the budget more than was asked for.
 const SLACK_SHARE: u64 = 16;
+/// Requests that are made at a time for what is about to be read.
+const PREFETCH_THREADS: usize = 16;
 /// How long a write waits at most for what was written to land, so that room can be made, when the disk is full.
 const LANDING_MAX: Duration = Duration::from_secs(5);
 /// A file in more parts than this is about to be brought together, which takes the local file.
@@ -242,6 +245,43 @@ impl LocalDisk {
             self.make_room(0);
         }
         read
+    }
+
+    /// Fetches what is about to be read, in several requests at a time, until the budget is used up.
+    pub(super) fn prefetch(&self, places: Vec<(FileNo, Range<u64>)>) {
+        if !self.is_shipped_in_background {
+            // A simulation is to be a function of its seed.
+            return;
+        }
+        let threads = places.len().min(PREFETCH_THREADS);
+        let places = Mutex::new(places.into_iter());
+        let next = || places.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let run = || {
+            while let Some((number, range)) = next() {
+                let fetched = self.prefetch_one(number, &range);
+                if let Err(error) = fetched {
+                    tracing::debug!(file = number.0, %error, "not fetched ahead");
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(run);
+            }
+        });
+    }
+
+    fn prefetch_one(&self, number: FileNo, range: &Range<u64>) -> io::Result<()> {
+        let Some(file) = self.file(number).filter(|file| file.is_partial()) else { return Ok(()) };
+        if self.bytes().saturating_add(range.end - range.start) > self.bytes_max {
+            return Ok(());
+        }
+        let local = self.io.open(FileName::Segment(number))?;
+        let content = file.content.read().unwrap_or_else(PoisonError::into_inner);
+        let Content::Partial(_, cached) = &*content else { return Ok(()) };
+        let fetched = cached.prefetch(&*local, range, &|_| false);
+        file.here_bytes.fetch_max(FIRST_BYTES + cached.kept_bytes(), Ordering::Relaxed);
+        fetched
     }
 
     /// A whole file is about to be, or is, so long.
