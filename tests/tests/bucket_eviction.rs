@@ -1,6 +1,10 @@
 //! A local disk that holds a part of its store: power is lost at every write of an eviction, the disk is full,
 //! the bucket does not answer. Nothing is lost, and what is evicted is read as it was written.
-#![allow(clippy::unwrap_used, reason = "it is a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic, and counts small things"
+)]
 
 use std::sync::Arc;
 
