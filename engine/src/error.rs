@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Corruption,
     /// The operating system refused an operation; nothing was changed.
     Io,
+    /// What a file is fetched from does not answer; nothing was changed: try again after a moment.
+    Unavailable,
 }
 
 /// An error of the engine.
@@ -234,6 +236,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                ErrorKind::Unavailable
+            }
             Self::Io { .. } => ErrorKind::Io,
             Self::NoSpace { .. } | Self::QuotaExceeded { .. } => ErrorKind::NoSpace,
             Self::Locked { .. } | Self::WriterBusy { .. } | Self::StaleSnapshot { .. } => {

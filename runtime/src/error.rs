@@ -19,7 +19,8 @@ pub type Result<T, E = HostError> = std::result::Result<T, E>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HostErrorKind {
-    /// Somebody else was in the way, or the mailbox was full: nothing was done, try again.
+    /// Somebody else was in the way, the mailbox was full, or what a page is fetched from does not answer:
+    /// nothing was done, try again.
     Retry,
     /// The thing named does not exist.
     NotFound,
@@ -613,7 +614,7 @@ fn store_is_the_cause(error: &rusqlite::Error) -> bool {
 /// What the caller can do about an error of the store.
 pub(crate) fn store_kind(error: &lapidary_engine::Error) -> HostErrorKind {
     match error.kind() {
-        ErrorKind::Busy => HostErrorKind::Retry,
+        ErrorKind::Busy | ErrorKind::Unavailable => HostErrorKind::Retry,
         ErrorKind::NotFound => HostErrorKind::NotFound,
         ErrorKind::AlreadyExists => HostErrorKind::AlreadyExists,
         ErrorKind::InvalidInput => HostErrorKind::InvalidInput,
@@ -634,6 +635,9 @@ fn sql_kind(error: &rusqlite::Error) -> HostErrorKind {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => HostErrorKind::Retry,
         Some(ErrorCode::CannotOpen) => HostErrorKind::NotFound,
         Some(ErrorCode::DiskFull) => HostErrorKind::NoSpace,
+        Some(ErrorCode::SystemIoFailure) if code == Some(ffi::SQLITE_IOERR_BLOCKED) => {
+            HostErrorKind::Retry
+        }
         Some(ErrorCode::SystemIoFailure) => HostErrorKind::Io,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => HostErrorKind::Corruption,
         _ => HostErrorKind::Statement,

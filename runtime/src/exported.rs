@@ -3,6 +3,8 @@
 //! How long calls take is recorded as they are answered. The rest is counted anyway, and told every so
 //! often.
 
+#[cfg(all(feature = "metrics", feature = "bucket"))]
+pub use bucket::BUCKET_METRICS;
 #[cfg(feature = "metrics")]
 pub use told::{METRICS, Metric, MetricKind};
 #[cfg(feature = "metrics")]
@@ -63,10 +65,12 @@ mod told {
     }
 
     #[derive(Clone, Copy, Debug)]
-    enum Source {
+    pub(super) enum Source {
         Core(fn(&CoreStat) -> u64),
         Store(fn(&StoreStat) -> u64),
         Host(fn(&HostSnapshot) -> u64),
+        #[cfg(feature = "bucket")]
+        Bucket(fn(&crate::bucket::BucketStat) -> u64),
         /// Recorded by the core itself.
         Latency,
     }
@@ -74,7 +78,7 @@ mod told {
     const LATENCY: &str = "lapidary_call_duration_seconds";
     const WAIT: &str = "lapidary_call_wait_seconds";
 
-    const fn metric(
+    pub(super) const fn metric(
         name: &'static str,
         kind: MetricKind,
         unit: Unit,
@@ -281,7 +285,7 @@ mod told {
     }
 
     fn describe() {
-        for &Metric { name, kind, unit, description, .. } in METRICS {
+        for &Metric { name, kind, unit, description, .. } in all() {
             match kind {
                 Counter => metrics::describe_counter!(name, unit, description),
                 Gauge => metrics::describe_gauge!(name, unit, description),
@@ -310,10 +314,21 @@ mod told {
         })
     }
 
+    /// Every metric of this build, those included that need a bucket.
+    fn all() -> impl Iterator<Item = &'static Metric> {
+        #[cfg(feature = "bucket")]
+        let others = super::bucket::BUCKET_METRICS;
+        #[cfg(not(feature = "bucket"))]
+        let others: &[Metric] = &[];
+        METRICS.iter().chain(others)
+    }
+
     fn publish(shared: &Shared) {
         let now = shared.snapshot(0);
         let store = shared.store.describe();
-        for metric in METRICS {
+        #[cfg(feature = "bucket")]
+        let bucket = shared.bucket.as_ref().map(|gate| gate.bucket().stat());
+        for metric in all() {
             match metric.source {
                 Source::Latency => {}
                 Source::Store(value) => {
@@ -321,6 +336,12 @@ mod told {
                 }
                 Source::Host(value) => {
                     tell(shared, metric, &[("store", store.clone())], 0, value(&now));
+                }
+                #[cfg(feature = "bucket")]
+                Source::Bucket(value) => {
+                    if let Some(bucket) = &bucket {
+                        tell(shared, metric, &[("store", store.clone())], 0, value(bucket));
+                    }
                 }
                 Source::Core(value) => {
                     for core in &now.cores {
@@ -371,4 +392,114 @@ mod told {
             publish(&self.shared);
         }
     }
+}
+
+/// Figures of a store in a bucket.
+#[cfg(all(feature = "metrics", feature = "bucket"))]
+mod bucket {
+    use metrics::Unit::{Bytes, Count, Milliseconds};
+
+    use super::told::MetricKind::{Counter, Gauge};
+    use super::told::{Metric, Source, metric};
+
+    /// Every metric that a host tells of besides [`METRICS`](super::METRICS) if its store is in a bucket.
+    ///
+    /// ```
+    /// for metric in lapidary::BUCKET_METRICS {
+    ///     assert!(metric.name.starts_with("lapidary_bucket_"));
+    /// }
+    /// ```
+    pub static BUCKET_METRICS: &[Metric] = &[
+        metric(
+            "lapidary_bucket_epoch",
+            Gauge,
+            Count,
+            "epoch in which this host holds the store in the bucket",
+            Source::Bucket(|bucket| bucket.epoch),
+        ),
+        metric(
+            "lapidary_bucket_shipped_lsn",
+            Gauge,
+            Count,
+            "LSN up to which everything is in the bucket",
+            Source::Bucket(|bucket| bucket.shipped_lsn.0),
+        ),
+        metric(
+            "lapidary_bucket_unshipped_bytes",
+            Gauge,
+            Bytes,
+            "bytes that were written and wait to be shipped",
+            Source::Bucket(|bucket| bucket.unshipped_bytes),
+        ),
+        metric(
+            "lapidary_bucket_lag_milliseconds",
+            Gauge,
+            Milliseconds,
+            "time since the last shipment that arrived was begun",
+            Source::Bucket(|bucket| bucket.lag_ms),
+        ),
+        metric(
+            "lapidary_bucket_puts_total",
+            Counter,
+            Count,
+            "requests to write to the bucket",
+            Source::Bucket(|bucket| bucket.puts),
+        ),
+        metric(
+            "lapidary_bucket_put_bytes_total",
+            Counter,
+            Bytes,
+            "bytes of those",
+            Source::Bucket(|bucket| bucket.put_bytes),
+        ),
+        metric(
+            "lapidary_bucket_put_failures_total",
+            Counter,
+            Count,
+            "requests to write to the bucket that failed",
+            Source::Bucket(|bucket| bucket.put_failures),
+        ),
+        metric(
+            "lapidary_bucket_gets_total",
+            Counter,
+            Count,
+            "requests to read from the bucket",
+            Source::Bucket(|bucket| bucket.gets),
+        ),
+        metric(
+            "lapidary_bucket_get_bytes_total",
+            Counter,
+            Bytes,
+            "bytes that those brought",
+            Source::Bucket(|bucket| bucket.get_bytes),
+        ),
+        metric(
+            "lapidary_bucket_deletes_total",
+            Counter,
+            Count,
+            "objects deleted",
+            Source::Bucket(|bucket| bucket.deletes),
+        ),
+        metric(
+            "lapidary_bucket_manifest_bytes",
+            Gauge,
+            Bytes,
+            "the manifest",
+            Source::Bucket(|bucket| bucket.manifest_bytes),
+        ),
+        metric(
+            "lapidary_bucket_local_bytes",
+            Gauge,
+            Bytes,
+            "what segment files take of the local disk",
+            Source::Bucket(|bucket| bucket.local_bytes),
+        ),
+        metric(
+            "lapidary_bucket_evicted_bytes_total",
+            Counter,
+            Bytes,
+            "what evictions gave back of it",
+            Source::Bucket(|bucket| bucket.evicted_bytes),
+        ),
+    ];
 }

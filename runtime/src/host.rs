@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender};
+#[cfg(feature = "bucket")]
+use lapidary_engine::Tunables;
 use lapidary_engine::{Environment, Error, FacetInfo, FacetName, FileName, Store};
 use lapidary_vfs::{ProcessSetup, Registration, configure_process};
 
@@ -32,6 +34,10 @@ use crate::schedule::Scope;
 use crate::shared::{Names, Shared};
 use crate::stat::{CoreCounters, HostStat};
 use crate::ticker::Tickers;
+
+/// Log bytes after which a checkpoint is taken of a store in a bucket, unless others are configured.
+#[cfg(feature = "bucket")]
+const CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
 
 /// An open store with a thread for each core.
 ///
@@ -152,6 +158,10 @@ impl Host {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// Checkpoints are 64 MiB of log apart at most, unless
+    /// [`checkpoint_log_bytes`](lapidary_engine::Tunables::checkpoint_log_bytes) is not the default: the next
+    /// host has to fetch the log since the last one.
+    ///
     /// # Errors
     /// As [`open`](Self::open), and [`HostError::Bucket`].
     #[cfg(feature = "bucket")]
@@ -159,6 +169,11 @@ impl Host {
         config.check()?;
         let process_setup = configure_process(&config.process);
         config.store.tunables.log_buffers = config.cores.get() + 1;
+        let checkpoint = &mut config.store.tunables.checkpoint_log_bytes;
+        if *checkpoint == Tunables::default().checkpoint_log_bytes {
+            // The next host has to fetch the log since the last one before it can answer.
+            *checkpoint = CHECKPOINT_LOG_BYTES;
+        }
         let store = Store::open(bucket.environment(), config.store.clone())?;
         bucket.serve(&store)?;
         forget_interrupted(&store)?;

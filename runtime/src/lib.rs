@@ -138,6 +138,8 @@ pub use alarms::{
 pub use call::Call;
 pub use config::{HostConfig, MailboxFull};
 pub use error::{Budget, HostError, HostErrorKind, Result};
+#[cfg(all(feature = "metrics", feature = "bucket"))]
+pub use exported::BUCKET_METRICS;
 #[cfg(feature = "metrics")]
 pub use exported::{METRICS, Metric, MetricKind};
 pub use facet::FacetHandle;

@@ -129,13 +129,19 @@ fn a_recorder_is_told_of_everything_in_the_table() {
     // The table is what was described, and what was told of.
     let described = told.described.lock().unwrap();
     let mut names = BTreeSet::new();
-    for metric in METRICS {
+    #[cfg(feature = "bucket")]
+    let in_buckets = lapidary::BUCKET_METRICS;
+    #[cfg(not(feature = "bucket"))]
+    let in_buckets: &[lapidary::Metric] = &[];
+    for metric in METRICS.iter().chain(in_buckets) {
         let (kind, unit, what) = &described[metric.name];
         assert_eq!((*kind, *unit, what.as_str()), (metric.kind, metric.unit, metric.description));
         names.insert(metric.name.to_owned());
     }
-    assert_eq!(names.len(), METRICS.len());
+    assert_eq!(names.len(), METRICS.len() + in_buckets.len());
     assert!(described.keys().eq(&names));
+    // This host has no bucket.
+    names.retain(|name| !in_buckets.iter().any(|metric| metric.name == name));
     let of = |key: &String| key.split('[').next().unwrap().to_owned();
     let mut said: BTreeSet<_> = told.counters.lock().unwrap().keys().map(of).collect();
     said.extend(told.gauges.lock().unwrap().keys().map(of));
@@ -154,4 +160,34 @@ fn a_recorder_is_told_of_everything_in_the_table() {
     host.facet("b").unwrap().execute("CREATE TABLE t(x)", ()).wait().unwrap();
     host.shutdown().unwrap();
     assert_eq!((facets(), told.sum(&told.counters, "lapidary_calls_total")), (2, 22));
+    #[cfg(feature = "bucket")]
+    those_of_a_bucket_are_told(&told);
+}
+
+/// Of a host whose store is in a bucket.
+#[cfg(feature = "bucket")]
+fn those_of_a_bucket_are_told(told: &Told) {
+    use lapidary::bucket::{Bucket, BucketSettings, Objects, RemoteObjects, Watch};
+
+    let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::in_memory().unwrap());
+    let local = lapidary::Environment::with_io(Arc::new(MemoryIo::new()));
+    let settings = BucketSettings::default();
+    let bucket = Bucket::attach(&objects, &local, settings, &mut Watch::default()).unwrap();
+    let host = lapidary::Host::open_from_bucket(bucket, config(1)).unwrap();
+    host.facet("a").unwrap().execute("CREATE TABLE t(x)", ()).wait().unwrap();
+    host.sync_to_bucket().unwrap();
+    host.publish_metrics();
+    let stat = host.bucket().unwrap().stat();
+    let gauge = |name: &str| f64::from_bits(told.sum(&told.gauges, name)) as u64;
+    assert_eq!(gauge("lapidary_bucket_epoch"), 1);
+    assert!(gauge("lapidary_bucket_local_bytes") > 0);
+    let puts = told.sum(&told.counters, "lapidary_bucket_puts_total");
+    assert!((1..=stat.puts).contains(&puts), "{puts} of {stat:?}");
+    let of = |key: &String| key.split('[').next().unwrap().to_owned();
+    let mut said: BTreeSet<_> = told.counters.lock().unwrap().keys().map(of).collect();
+    said.extend(told.gauges.lock().unwrap().keys().map(of));
+    for metric in lapidary::BUCKET_METRICS {
+        assert!(said.contains(metric.name), "{}", metric.name);
+    }
+    host.shutdown().unwrap();
 }

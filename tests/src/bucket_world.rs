@@ -29,6 +29,8 @@ pub struct BucketWorld {
     pub bucket: SimBucket,
     /// Time. Each host's clock is this one, ahead by an amount of its own.
     pub clock: HandClock,
+    /// Bytes that each machine may keep of the store.
+    pub local_bytes_max: u64,
     seed: u64,
     hosts: u64,
 }
@@ -75,7 +77,7 @@ impl BucketWorld {
     pub fn new(seed: u64, options: StoreOptions) -> Self {
         let clock = HandClock::new();
         let bucket = SimBucket::new(seed, &clock);
-        Self { options, bucket, clock, seed, hosts: 0 }
+        Self { options, bucket, clock, local_bytes_max: u64::MAX, seed, hosts: 0 }
     }
 
     /// The model of the store before anything was done to it.
@@ -107,6 +109,7 @@ impl BucketWorld {
             name: format!("host-{}", machine.number),
             lease: std::time::Duration::from_millis(LEASE_MS),
             unshipped_bytes_max: usize::MAX,
+            local_bytes_max: self.local_bytes_max,
             keep_replaced: std::time::Duration::from_secs(5),
             background: false,
             ..BucketSettings::default()
@@ -165,7 +168,12 @@ impl BucketWorld {
         let store = loop {
             match self.open(&bucket, create) {
                 Ok(store) => break store,
-                Err(error) if error.kind() == ErrorKind::Io && tries < 50 => tries += 1,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Io | ErrorKind::Unavailable)
+                        && tries < 50 =>
+                {
+                    tries += 1;
+                }
                 Err(error) => return Err(Failure::from(error).within("it cannot be opened")),
             }
         };

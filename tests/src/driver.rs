@@ -260,7 +260,7 @@ impl Driver {
                 Ok(Called::Refused)
             }
             ErrorKind::Reopen if self.tolerated.io => Ok(Called::Stopped),
-            ErrorKind::Io if self.tolerated.io => Ok(Called::Refused),
+            ErrorKind::Io | ErrorKind::Unavailable if self.tolerated.io => Ok(Called::Refused),
             kind => wrong(format!("refused as {kind:?} for no planned reason: {error}")),
         }
     }

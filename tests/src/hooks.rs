@@ -139,6 +139,10 @@ impl IoFile for HookedFile {
         self.file.write_at(offset, bytes)
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.punch_hole(offset, len)
+    }
+
     // Not by way of `write_at`: filling is not what the hooks are about.
     fn reserve(&self, len: u64) -> io::Result<()> {
         self.file.reserve(len)

@@ -29,11 +29,13 @@
 //! 10. **A lie of a write** ([`Fault::Lost`], [`Fault::Short`], [`Fault::Misdirected`]): it is reported as done, and
 //!     nothing of it was written, or its beginning, or all of it in another place of this or another file, whose
 //!     bytes are gone then.
-//! 11. **Rot** ([`SimDisk::rot`]): one bit that was at rest is the other one, on the disk and in the page cache.
+//! 11. **A hole that is punched** is a write of zeros to each of its sectors, by rules 1, 4 and 5, that gives their
+//!     space back at once. After a power loss all of a file takes space again.
+//! 12. **Rot** ([`SimDisk::rot`]): one bit that was at rest is the other one, on the disk and in the page cache.
 //!     A read can also be told a wrong bit of what is right ([`SimDisk::rot_read_at`]).
 //!
-//! Of 1 to 9 nothing acknowledged may be lost, whatever is combined with what, also during recovery, cleaning
-//! and checkpoints. Of 10 and 11 it may, since there is one copy of it; but what is shown is a state there was, or an
+//! Of 1 to 9 and 11 nothing acknowledged may be lost, whatever is combined with what, also during recovery,
+//! cleaning and checkpoints. Of 10 and 12 it may, since there is one copy of it; but what is shown is a state there was, or an
 //! error that names the damage, and nothing is taken back silently but the log's last batch, which looks as if
 //! it were torn.
 //!
@@ -100,6 +102,8 @@ pub enum OperationKind {
     Create,
     /// Bytes were written.
     Write,
+    /// A hole was punched.
+    PunchHole,
     /// A file was synced.
     Sync,
     /// A file was removed.
@@ -117,7 +121,7 @@ pub struct Operation {
     pub file: Option<FileName>,
     /// Where a write began, in bytes.
     pub offset: u64,
-    /// Bytes written.
+    /// Bytes written, or of a hole.
     pub length: u64,
     /// Hash of the bytes written.
     pub content_hash: u64,
@@ -313,7 +317,7 @@ impl SimDisk {
         Some((file, at as u64))
     }
 
-    /// From now on, refuse what would make all files together longer than this.
+    /// From now on, refuse what would make all files together take more than this.
     pub fn set_capacity(&self, capacity_bytes: Option<u64>) {
         self.state().capacity_bytes = capacity_bytes;
     }
@@ -334,7 +338,7 @@ impl SimDisk {
         self.state().stopped
     }
 
-    /// Bytes of all files that have a name.
+    /// Bytes that all files that have a name take.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.state().used_bytes()
@@ -476,7 +480,7 @@ impl State {
 
     fn used_bytes(&self) -> u64 {
         let inodes = self.names.values().filter_map(|entry| entry.visible);
-        inodes.map(|inode| self.inodes[inode].len()).sum()
+        inodes.map(|inode| self.inodes[inode].space()).sum()
     }
 
     fn check_power(&self) -> io::Result<()> {
@@ -535,8 +539,7 @@ impl State {
     }
 
     fn write(&mut self, name: FileName, inode: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let end = offset + bytes.len() as u64;
-        let grows_by = end.saturating_sub(self.inodes[inode].len());
+        let grows_by = self.inodes[inode].space_for(offset, bytes.len() as u64);
         let operation = Operation {
             kind: OperationKind::Write,
             file: Some(name),
@@ -563,6 +566,32 @@ impl State {
             Verdict::Crash => (bytes.len(), Err(power_lost())),
         };
         self.inodes[inode].write(offset, &bytes[..written]);
+        result
+    }
+
+    fn punch_hole(
+        &mut self,
+        name: FileName,
+        inode: usize,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        let operation = Operation {
+            kind: OperationKind::PunchHole,
+            file: Some(name),
+            offset,
+            length,
+            content_hash: 0,
+            takes_space: false,
+        };
+        let (punched, result) = match self.verdict(operation, 0)? {
+            Verdict::Proceed => (length, Ok(())),
+            Verdict::Fail(fault) => {
+                (self.beginning(offset, length as usize) as u64, Err(fault.error()))
+            }
+            Verdict::Crash => (self.beginning(offset, length as usize) as u64, Err(power_lost())),
+        };
+        self.inodes[inode].punch_hole(offset, punched);
         result
     }
 

@@ -150,7 +150,7 @@ fn refused_open(disk: &SimDisk, error: &Error, tolerated: Tolerated) -> Result<(
     let planned = disk.is_stopped()
         || match error.kind() {
             ErrorKind::NoSpace => tolerated.no_space,
-            ErrorKind::Io | ErrorKind::Reopen => tolerated.io,
+            ErrorKind::Io | ErrorKind::Unavailable | ErrorKind::Reopen => tolerated.io,
             _ => false,
         };
     if planned { Ok(()) } else { wrong(format!("opening failed for no planned reason: {error}")) }

@@ -21,6 +21,8 @@ struct Came {
     shipped: u64,
     failed: u64,
     followed: u64,
+    /// Bytes that were evicted.
+    evicted: u64,
 }
 
 /// Ends a host's process and lets another machine have the store.
@@ -89,6 +91,7 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
     let mut came = Came::default();
     let mut world = BucketWorld::new(seed, small_options(&mut chance, Scale::FULL));
     world.bucket.set_faults(chance.pick(&[0, 20, 100, 200]));
+    world.local_bytes_max = chance.pick(&[u64::MAX, u64::MAX, 0, 256 << 10, 512 << 10, 1 << 20]);
     let machine: Machine = world.machine();
     let model = world.model();
     let mut host = world.take_over(machine, &[&model], true, chance.split())?;
@@ -134,8 +137,10 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
         host.driver.tolerated = Tolerated { io: true, ..Tolerated::default() };
         let progress = host.run(chance.between(1, 12))?;
         world.clock.advance_ms(u64::from(chance.below(1_500)));
+        let before = host.bucket.stat().evicted_bytes;
         let shipped = host.ship();
         follower.check_kept(&host)?;
+        came.evicted += host.bucket.stat().evicted_bytes - before;
         match shipped {
             Ok(()) => came.shipped += 1,
             Err(BucketError::Objects(_)) => came.failed += 1,
@@ -180,11 +185,13 @@ fn random_lives_of_hosts() {
         all.shipped += came.shipped;
         all.failed += came.failed;
         all.followed += came.followed;
+        all.evicted += came.evicted;
     }
     println!("{all:?}");
     if std::env::var_os(SIMULATION.one).is_none() {
         assert!(all.lost > 100 && all.restarted > 100 && all.fenced > 20, "{all:?}");
         assert!(all.shipped > 500 && all.failed > 50 && all.followed > 300, "{all:?}");
+        assert!(all.evicted > 10 << 20, "{all:?}");
     }
 }
 

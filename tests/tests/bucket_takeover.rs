@@ -17,14 +17,24 @@ use lapidary_tests::sim_environment::HandClock;
 struct Workload {
     seed: u64,
     steps: u32,
+    /// Bytes that a machine may keep.
+    local_bytes_max: u64,
 }
 
-const WORKLOADS: [Workload; 2] =
-    [Workload { seed: 1471, steps: 40 }, Workload { seed: 2305, steps: 40 }];
+const WORKLOADS: [Workload; 4] = [
+    Workload { seed: 1471, steps: 40, local_bytes_max: u64::MAX },
+    Workload { seed: 2305, steps: 40, local_bytes_max: u64::MAX },
+    // All that can be evicted is.
+    Workload { seed: 1471, steps: 40, local_bytes_max: 0 },
+    Workload { seed: 2305, steps: 40, local_bytes_max: 400 << 10 },
+];
 
 impl Workload {
     fn world(self) -> BucketWorld {
-        BucketWorld::new(self.seed, small_options(&mut Chance::from_seed(self.seed), Scale::FULL))
+        let options = small_options(&mut Chance::from_seed(self.seed), Scale::FULL);
+        let mut world = BucketWorld::new(self.seed, options);
+        world.local_bytes_max = self.local_bytes_max;
+        world
     }
 
     fn chance(self) -> Chance {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::os::raw::c_int;
 
-use lapidary_engine::Error as EngineError;
+use lapidary_engine::{Error as EngineError, ErrorKind as EngineErrorKind};
 use rusqlite::ffi as sqlite;
 
 /// Why a store could not be registered as a SQLite VFS.
@@ -142,6 +142,10 @@ impl Failure {
                 sqlite::SQLITE_IOERR_DATA
             }
             (_, EngineError::Corrupt { .. }) => sqlite::SQLITE_IOERR_CORRUPTFS,
+            // SQLite itself gives this one no meaning any more.
+            (_, error) if error.kind() == EngineErrorKind::Unavailable => {
+                sqlite::SQLITE_IOERR_BLOCKED
+            }
             _ => operation.result_code(),
         };
         Self { code, message: error.to_string(), os_error }

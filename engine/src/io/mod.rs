@@ -13,6 +13,7 @@ mod uring;
 
 use std::fmt::{self, Debug};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use mapping::Mapping;
@@ -138,6 +139,13 @@ pub trait Io: Send + Sync + Debug {
     /// As the operating system has them.
     fn sync_directory(&self) -> io::Result<()>;
 
+    /// Says that these bytes are about to be read. Where they have to be fetched, that can be done at once
+    /// and not one after the other; whoever reads them is told what went wrong with it. Unless there is
+    /// something to be won, nothing is done.
+    fn will_read(&self, places: &[(FileName, Range<u64>)]) {
+        let _ = places;
+    }
+
     /// Whether all blocks of a file are allocated, so that writing into it cannot fail for lack of
     /// space. A segment that is not, and in which nothing is live any more, is removed and not used
     /// again. Files that the engine made are; unless there are others, so is every file.
@@ -210,6 +218,19 @@ pub trait IoFile: Send + Sync + Debug {
     /// As the operating system has them; `StorageFull` if there is no space.
     fn reserve(&self, len: u64) -> io::Result<()> {
         fill(self, len)
+    }
+
+    /// Gives the blocks of `len` bytes from `offset` back to the file system: they read as zeros from now
+    /// on, and the file keeps its length. Both are multiples of 4096, but for a range that ends where the
+    /// file does. What a crash leaves of it is the caller's care: it is durable after a
+    /// [`sync`](Self::sync) only.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no such thing, which is the default; or as the operating system has
+    /// them: an unknown part may have been given back.
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Makes all writes to this file durable.

@@ -194,6 +194,13 @@ impl IoFile for PosixFile {
         }
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, hole, offset, len))
+            .map_err(io::Error::from)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -236,6 +236,22 @@ impl SegmentFiles {
             .map_err(|source| self.error(file, "read", Some(offset), source))
     }
 
+    /// Says that all of these are about to be read.
+    pub(crate) fn will_read(&self, references: impl Iterator<Item = StoredRef>) {
+        let place = |reference: StoredRef| {
+            let place = self.place(reference.identity());
+            let file = self.file_of(place.segment).ok()?;
+            let range = place.offset()..place.offset() + u64::from(reference.len);
+            Some((FileName::Segment(file), range))
+        };
+        self.io.will_read(&references.filter_map(place).collect::<Vec<_>>());
+    }
+
+    /// The same of bytes of files.
+    pub(crate) fn will_read_files(&self, places: &[(FileName, std::ops::Range<u64>)]) {
+        self.io.will_read(places);
+    }
+
     /// Fills `bytes` from `offset` of a file, whatever it holds.
     pub(crate) fn read_file_at(&self, file: FileNo, offset: u64, bytes: &mut [u8]) -> Result<()> {
         self.get_file(file)?

@@ -371,6 +371,12 @@ impl Segments {
         Taken { segment, file, size: ready.size }
     }
 
+    /// Whether a segment is in use and is not written any more: its bytes stay as they are until nothing
+    /// in it is needed, and then the file is asked for whether it is reserved.
+    pub(crate) fn is_finished(&self, segment: SegmentId) -> bool {
+        self.table().in_use.get(&segment).is_some_and(|entry| entry.sealed_at.is_some())
+    }
+
     /// The log has left `segment`; the record after its last one is `at`.
     pub(crate) fn seal(&self, segment: SegmentId, at: Lsn) {
         if let Some(entry) = self.table().in_use.get_mut(&segment) {

@@ -25,7 +25,7 @@ use super::Shared;
 use super::checkpoint::Checkpointer;
 use super::holders::{Holders, Verdict};
 use super::recovery::Spot;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::batch::{self, BatchHeader};
 use crate::format::catalog::{FORWARD_BYTES, OtherPart, ROOT_PART_BYTES, ROOT_SEGMENT_BYTES};
 use crate::format::record::{self, ItemKind, SURVIVOR_FIXED_BYTES, SURVIVORS_FIXED_BYTES};
@@ -43,6 +43,8 @@ const STEP_SHARE: u64 = 256;
 /// Of what a victim could hold, at least this share must be garbage, in percent. Less is not worth
 /// it, and what is left of a segment by headers and padding does not get better by moving.
 const GARBAGE_PERCENT_MIN: u64 = 10;
+/// How long a segment is left alone that could not be read: what its file is fetched from may not answer.
+const AGAIN_NS: u64 = 10_000_000_000;
 
 /// What a pass of the cleaner did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +63,9 @@ pub(super) struct Cleaning {
     pub(super) segments: u64,
     /// Segments being filled: with what was moved out of the log, and out of survivors.
     outputs: [Option<Output>; 2],
-    /// Segments in which something could not be read: they stay as they are.
-    unreadable: FxHashSet<SegmentId>,
+    /// Segments in which something could not be read, and until when they are left alone, on the monotonic
+    /// clock: for good what is damaged, for a while what could not be had.
+    unreadable: FxHashMap<SegmentId, u64>,
     /// What was live in segments of survivors when they were full: they can hold no more.
     capacities: FxHashMap<SegmentId, u64>,
     /// Bytes of segments that were emptied since the last checkpoint.
@@ -117,13 +120,15 @@ impl Shared {
         let _unwinding = core.log.poison_if_unwinding();
         let replay = checkpointer.superblock.current.replay;
         let totals = core.segments.totals(replay.segment, replay.lsn);
+        let now_ns = core.monotonic_ns();
+        self.cleaning().unreadable.retain(|_, until_ns| *until_ns > now_ns);
         // Empty ones are as good as free: the next checkpoint takes them.
         let candidates: Vec<Candidate> = core
             .segments
             .candidates(replay.segment, replay.lsn)
             .into_iter()
             .filter(|candidate| candidate.live_bytes > 0)
-            .filter(|candidate| !self.cleaning().unreadable.contains(&candidate.segment))
+            .filter(|candidate| !self.cleaning().unreadable.contains_key(&candidate.segment))
             .collect();
         let taken: u64 = candidates.iter().map(|candidate| u64::from(candidate.size)).sum();
         let live: u64 = candidates.iter().map(|candidate| candidate.live_bytes).sum();
@@ -172,7 +177,12 @@ impl Shared {
             cleaning.outputs = outputs;
             cleaning.moved_bytes += cleaned.moved_bytes;
             cleaning.segments += cleaned.segments;
-            cleaning.unreadable.extend(moved.unreadable);
+            let again_ns = now_ns.saturating_add(AGAIN_NS);
+            let until_ns = |may_pass| if may_pass { again_ns } else { u64::MAX };
+            let unreadable = moved.unreadable.into_iter();
+            cleaning
+                .unreadable
+                .extend(unreadable.map(|(segment, may_pass)| (segment, until_ns(may_pass))));
             cleaning.capacities.extend(moved.filled);
             cleaning.emptied_bytes += moved.emptied_bytes;
         }
@@ -271,7 +281,8 @@ struct Moved {
     /// Segments of survivors that are full, and what is live in them.
     filled: Vec<(SegmentId, u64)>,
     rewrite: Vec<OtherPart>,
-    unreadable: Vec<SegmentId>,
+    /// Segments in which something could not be read, and whether it may be later.
+    unreadable: Vec<(SegmentId, bool)>,
 }
 
 /// Something to be moved.
@@ -308,7 +319,16 @@ struct Pass<'a> {
 /// How looking at a victim ended.
 enum Looked {
     Survivors(Vec<Survivor>, Vec<OtherPart>),
-    Unreadable,
+    /// Whether another look, later, may see more.
+    Unreadable {
+        may_pass: bool,
+    },
+}
+
+/// What could not be read: another look may help, unless it is damaged.
+fn unreadable(error: &Error) -> Looked {
+    tracing::warn!(%error, "a segment cannot be cleaned");
+    Looked::Unreadable { may_pass: matches!(error.kind(), ErrorKind::Io | ErrorKind::Unavailable) }
 }
 
 impl Pass<'_> {
@@ -354,8 +374,8 @@ impl Pass<'_> {
         let kind = self.segments().kind(victim.segment);
         let (survivors, rewrite) = match self.look(holders, victim)? {
             Looked::Survivors(survivors, rewrite) => (survivors, rewrite),
-            Looked::Unreadable => {
-                self.moved.unreadable.push(victim.segment);
+            Looked::Unreadable { may_pass } => {
+                self.moved.unreadable.push((victim.segment, may_pass));
                 return Ok(true);
             }
         };
@@ -455,10 +475,7 @@ impl Pass<'_> {
             };
             let batch = match spot.batch(self.segments()) {
                 Ok(batch) => batch,
-                Err(error) => {
-                    tracing::warn!(%error, "a segment cannot be cleaned");
-                    return Ok(Looked::Unreadable);
-                }
+                Err(error) => return Ok(unreadable(&error)),
             };
             let Some((header, _, bytes)) = batch else { break };
             let Ok(items) = record::items(&bytes, header.first_lsn, header.record_count) else {
@@ -480,10 +497,7 @@ impl Pass<'_> {
                 let verdict = match holders.verdict(item.kind, reference) {
                     Ok(verdict) => verdict,
                     Err(error @ (Error::Poisoned { .. } | Error::Closed)) => return Err(error),
-                    Err(error) => {
-                        tracing::warn!(%error, "a segment cannot be cleaned");
-                        return Ok(Looked::Unreadable);
-                    }
+                    Err(error) => return Ok(unreadable(&error)),
                 };
                 match verdict {
                     Verdict::Dead => continue,
@@ -492,7 +506,7 @@ impl Pass<'_> {
                         survivors.push(Survivor { reference, is_page, bytes: item.bytes.to_vec() });
                     }
                     Verdict::Rewrite(part) => rewrite.push(part),
-                    Verdict::Root => return Ok(Looked::Unreadable),
+                    Verdict::Root => return Ok(Looked::Unreadable { may_pass: false }),
                 }
                 live_bytes += u64::from(reference.len);
             }
@@ -506,7 +520,7 @@ impl Pass<'_> {
                 counted = victim.live_bytes,
                 "a segment holds other than what is counted, and is not cleaned: verify the store"
             );
-            return Ok(Looked::Unreadable);
+            return Ok(Looked::Unreadable { may_pass: false });
         }
         Ok(Looked::Survivors(survivors, rewrite))
     }

@@ -44,7 +44,7 @@ use crate::name::FacetName;
 use crate::segments::{DirectoryLock, Purpose};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
-use crate::types::{FacetId, Lsn, PageSize, StoreId, Ticket, Version};
+use crate::types::{FacetId, Lsn, PageSize, SegmentId, StoreId, Ticket, Version};
 
 /// An open store: one log, its segments, and the facets in them.
 ///
@@ -389,6 +389,14 @@ impl Store {
     #[must_use]
     pub fn current_ticket(&self) -> Ticket {
         self.shared.core.log.current_ticket()
+    }
+
+    /// Whether a segment is in use and is not written any more: its bytes stay as they are until nothing in
+    /// it is needed. Then, and not before, [`Io::is_reserved`](crate::Io::is_reserved) is asked of its file.
+    /// For who keeps the store elsewhere as well, and wants the space of what is there.
+    #[must_use]
+    pub fn is_finished(&self, segment: SegmentId) -> bool {
+        self.shared.core.segments.is_finished(segment)
     }
 
     /// All up to this LSN is durable.

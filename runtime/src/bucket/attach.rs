@@ -33,10 +33,11 @@ use super::cached_file::Cached;
 use super::error::{BucketError, Result};
 use super::fetch::Fetcher;
 use super::files::{BucketIo, LockGuard, Taken};
-use super::format::manifest::{FileEntry, MANIFEST, Manifest, Parts};
-use super::format::note::Note;
+use super::format::manifest::{FileEntry, MANIFEST, Manifest, Part, Parts};
+use super::format::note::{Note, Partial};
 use super::journal::{Found, Journal, without_zeros};
 use super::lease::{HolderId, Lease};
+use super::local_disk::{self, LocalDisk, LocalFile};
 use super::notes::NoteFile;
 use super::objects::{Condition, ObjectError, ObjectErrorKind, Objects, Tag};
 use super::settings::BucketSettings;
@@ -44,6 +45,8 @@ use super::shipper::{Shipper, Start};
 
 /// How often the claim is sent when no answer comes.
 const CLAIM_TRIES: usize = 5;
+/// Threads that set up files: most of the time that takes is syncs, which the disk does together.
+const SET_UP_THREADS: usize = 16;
 
 /// What a host that wants to take over has seen of the lease of another: keep it from one attempt to
 /// the next.
@@ -59,6 +62,7 @@ pub(super) struct Held {
     pub(super) io: Arc<BucketIo>,
     pub(super) shipper: Shipper,
     pub(super) fetcher: Arc<Fetcher>,
+    pub(super) disk: Arc<LocalDisk>,
 }
 
 struct Claimed {
@@ -89,7 +93,7 @@ pub(super) fn attach(
         }
     };
     let mut notes = NoteFile::open(&**local)?;
-    let note = notes.current().copied();
+    let note = notes.current().cloned();
     let found = match objects.get(MANIFEST) {
         Ok((bytes, tag)) => {
             let decoded = Manifest::decode(&bytes);
@@ -126,21 +130,24 @@ pub(super) fn attach(
     let holder = note.as_ref().map_or_else(|| new_holder(environment), |note| note.holder);
     let next = found.as_ref().map_or(1, |(manifest, _)| manifest.epoch + 1);
     let newest = |manifest: &Manifest| manifest.files.values().map(|file| file.segment).max();
-    let cached_through = if set_up {
-        found.as_ref().and_then(|(manifest, _)| newest(manifest)).unwrap_or_default()
+    let partial = if set_up {
+        let through = found.as_ref().and_then(|(manifest, _)| newest(manifest)).unwrap_or_default();
+        Partial { through, ..Partial::default() }
     } else {
-        note.as_ref().map_or(SegmentId(0), |note| note.cached_through)
+        note.as_ref().map(|note| note.partial.clone()).unwrap_or_default()
     };
     let epoch = note.as_ref().map_or(0, |note| note.epoch);
     let mut noted =
-        Note { sequence: 0, holder, epoch, claim: next, cached_through, is_setting_up: set_up };
-    notes.replace(noted)?;
+        Note { sequence: 0, holder, epoch, claim: next, partial, is_setting_up: set_up };
+    notes.replace(noted.clone())?;
     // 3.
     let claimed = claim(objects, environment, settings, found, holder, next)?;
     let manifest = &claimed.manifest;
     // 4.
     if set_up {
-        set_up_directory(&**local, manifest)?;
+        // A simulation is to be a function of its seed.
+        let threads = if settings.background { SET_UP_THREADS } else { 1 };
+        set_up_directory(&**local, manifest, threads)?;
     }
     // 5.
     noted.epoch = manifest.epoch;
@@ -153,7 +160,7 @@ pub(super) fn attach(
         segments = manifest.files.len(),
         "holds the store"
     );
-    hold(objects, environment, settings, claimed, cached_through, lock)
+    hold(objects, environment, settings, claimed, notes, lock)
 }
 
 fn new_holder(environment: &Environment) -> HolderId {
@@ -269,7 +276,7 @@ fn claim(
 }
 
 /// Step 4.
-fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
+fn set_up_directory(local: &dyn Io, manifest: &Manifest, threads: usize) -> Result<()> {
     let set_up = |name: FileName,
                   write: &dyn Fn(&dyn lapidary_engine::IoFile) -> io::Result<()>| {
         let made = local.create(name).and_then(|file| {
@@ -282,7 +289,7 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
     for left in local.list_segments().map_err(failed("list"))? {
         local.remove(FileName::Segment(left)).map_err(failed("clear"))?;
     }
-    for (&number, entry) in &manifest.files {
+    let segment = |number: FileNo, entry: &FileEntry| {
         set_up(FileName::Segment(number), &|file| {
             let mut block = entry.first_block.clone();
             block.resize(SegmentUse::BLOCK_BYTES, 0);
@@ -292,7 +299,23 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
                 Some(last) if last >= block.len() as u64 => file.write_at(last, &[0]),
                 _ => Ok(()),
             }
+        })
+    };
+    let files: Vec<_> = manifest.files.iter().collect();
+    let some = |files: &[(&FileNo, &FileEntry)]| {
+        files.iter().try_for_each(|(number, entry)| segment(**number, entry))
+    };
+    if threads > 1 {
+        let share = files.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let started: Vec<_> =
+                files.chunks(share).map(|files| scope.spawn(|| some(files))).collect();
+            started.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
         })?;
+    } else {
+        some(&files)?;
     }
     if !manifest.superblock.is_empty() {
         set_up(FileName::Superblock, &|file| file.write_at(0, &manifest.superblock))?;
@@ -306,14 +329,15 @@ fn hold(
     environment: &Environment,
     settings: &BucketSettings,
     claimed: Claimed,
-    cached_through: SegmentId,
+    notes: NoteFile,
     lock: LockGuard,
 ) -> Result<Held> {
     let Claimed { manifest, tag, sent_ns } = claimed;
     let local = Arc::clone(&environment.io);
     let journal = Arc::new(Journal::new(settings.unshipped_bytes_max));
     let fetcher = Arc::new(Fetcher::new(Arc::clone(objects)));
-    let mut cached = BTreeMap::new();
+    let partial = notes.current().map(|note| note.partial.clone()).unwrap_or_default();
+    let mut local_files = BTreeMap::new();
     journal.begin(read_superblock(&*local)?, manifest.objects.clone());
     let failed = |operation, number: FileNo| {
         BucketError::local(&*local, operation, Some(FileName::Segment(number)))
@@ -327,16 +351,24 @@ fn hold(
         let header = SegmentUse::read(&block, number);
         let segment = header.map_or(SegmentId(0), |header| header.segment);
         let known = manifest.files.get(&number).filter(|entry| entry.segment == segment);
-        if header.is_some() && segment <= cached_through {
+        let local_file = if header.is_some() && partial.contains(segment) {
             let Some(known) = known else {
-                // It came from the bucket, and was let go since, which the bucket knows: nothing needs
+                // The bucket had it, and it was let go since, which the bucket knows: nothing needs
                 // it, and nothing has what was in it.
                 local.remove(FileName::Segment(number)).map_err(failed("remove", number))?;
                 continue;
             };
-            let object = |part: &super::format::manifest::Part| manifest.objects[&part.object];
-            cached.insert(number, Arc::new(Cached::new(Arc::clone(&fetcher), known, object)));
-        }
+            // What is there may not be what was fetched: it is not known what was synced.
+            match local_disk::punch(&*local, number) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                punched => punched.map_err(failed("punch a hole into", number))?,
+            }
+            let object = |part: &Part| manifest.objects[&part.object];
+            LocalFile::partial(segment, Cached::new(Arc::clone(&fetcher), known, object))
+        } else {
+            LocalFile::whole(bytes)
+        };
+        local_files.insert(number, Arc::new(local_file));
         files.push((number, bytes, block, header, known));
     }
     // A power failure may have taken from the local files what was on its way to the disk and reached
@@ -348,9 +380,9 @@ fn hold(
     let newest = [newest(true), newest(false)];
     for (number, bytes, block, header, known) in files {
         let segment = header.map_or(SegmentId(0), |header| header.segment);
-        let is_cached = cached.contains_key(&number);
+        let is_partial = local_files[&number].is_partial();
         let parts = known.map_or_else(Parts::default, |known| known.parts.clone());
-        let catch_up_from = if header.is_none() || is_cached {
+        let catch_up_from = if header.is_none() || is_partial {
             None
         } else if newest.contains(&Some(segment)) {
             Some(0)
@@ -361,7 +393,7 @@ fn hold(
             if header.is_some() { without_zeros(&block).to_vec() } else { Vec::new() };
         let entry = FileEntry { segment, bytes, first_block, parts };
         let is_log = header.is_some_and(|header| header.is_log);
-        journal.begin_with(number, Found { entry, is_log, catch_up_from, is_cached });
+        journal.begin_with(number, Found { entry, is_log, catch_up_from, is_partial });
     }
     let lease = Arc::new(Lease::new(
         Arc::clone(&environment.clock),
@@ -370,11 +402,21 @@ fn hold(
         sent_ns,
         manifest.lease_ms,
     ));
+    let disk = Arc::new(LocalDisk::new(local_disk::Start {
+        io: Arc::clone(&local),
+        journal: Arc::clone(&journal),
+        lease: Arc::clone(&lease),
+        fetcher: Arc::clone(&fetcher),
+        files: local_files,
+        notes,
+        bytes_max: settings.local_bytes_max,
+        is_shipped_in_background: settings.background,
+    }));
     let io = Arc::new(BucketIo {
         local: Arc::clone(&local),
         journal: Arc::clone(&journal),
         lease: Arc::clone(&lease),
-        cached: Mutex::new(cached),
+        disk: Arc::clone(&disk),
         lock: Taken(Mutex::new(Some(lock))),
     });
     let shipper = Shipper::new(Start {
@@ -388,7 +430,7 @@ fn hold(
         keep_replaced_ms: u64::try_from(settings.keep_replaced.as_millis()).unwrap_or(u64::MAX),
         renewed_ns: sent_ns,
     });
-    Ok(Held { io, shipper, fetcher })
+    Ok(Held { io, shipper, fetcher, disk })
 }
 
 fn read_superblock(local: &dyn Io) -> Result<Vec<u8>> {

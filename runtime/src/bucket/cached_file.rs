@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::{IoFile, SegmentUse};
@@ -12,6 +13,8 @@ use super::format::object::{ObjectInfo, PIECE_BYTES};
 
 /// Pieces that are fetched at once at most when a file is read from one end to the other.
 const AHEAD_PIECES_MAX: u64 = 16;
+/// Pieces that are fetched at once at most when many are asked for.
+const PIECES_MAX: u64 = 64;
 
 /// What is fetched of a segment file. Handles to the file share it.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub(super) struct Cached {
     fetcher: Arc<Fetcher>,
     parts: Vec<Mutex<CachedPart>>,
     bounds: Vec<Range<u64>>,
+    kept_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -34,6 +38,24 @@ struct CachedPart {
     /// much was fetched then.
     next: u64,
     ahead: u64,
+}
+
+/// Bytes of a file, and where they are in it.
+struct Extent {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+/// What is to be done when the disk has no space for what was fetched, so many bytes: whether another
+/// try may go better.
+pub(super) type MakeRoom<'a> = &'a dyn Fn(u64) -> bool;
+
+/// A read of a file.
+struct Reading<'a> {
+    file: &'a dyn IoFile,
+    make_room: MakeRoom<'a>,
+    /// What was fetched and found no room.
+    homeless: Vec<Extent>,
 }
 
 impl Cached {
@@ -59,11 +81,60 @@ impl Cached {
                 ahead: 1,
             }));
         }
-        Self { fetcher, parts, bounds }
+        Self { fetcher, parts, bounds, kept_bytes: AtomicU64::new(0) }
     }
 
-    /// Sees to it that `file` has what was written to that range of it.
-    pub(super) fn bring(&self, file: &dyn IoFile, range: Range<u64>) -> io::Result<()> {
+    /// Fills `bytes` from `offset` of `file`, fetching what that does not have. What was fetched stays in
+    /// the file if the disk has room for it.
+    pub(super) fn read(
+        &self,
+        file: &dyn IoFile,
+        offset: u64,
+        bytes: &mut [u8],
+        make_room: MakeRoom<'_>,
+    ) -> io::Result<()> {
+        let range = offset..offset.saturating_add(bytes.len() as u64);
+        let mut reading = Reading { file, make_room, homeless: Vec::new() };
+        self.bring(&mut reading, &range)?;
+        file.read_at(offset, bytes)?;
+        for extent in reading.homeless {
+            let end = extent.offset + extent.bytes.len() as u64;
+            let (from, to) = (extent.offset.max(range.start), end.min(range.end));
+            if from < to {
+                let within =
+                    |at: u64, start: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
+                let source = &extent.bytes[within(from, extent.offset)..within(to, extent.offset)];
+                bytes[within(from, range.start)..within(to, range.start)].copy_from_slice(source);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches that range, as [`read`](Self::read) would.
+    pub(super) fn prefetch(
+        &self,
+        file: &dyn IoFile,
+        range: &Range<u64>,
+        make_room: MakeRoom<'_>,
+    ) -> io::Result<()> {
+        self.bring(&mut Reading { file, make_room, homeless: Vec::new() }, range)
+    }
+
+    /// Bytes of the file that were fetched and are there, in blocks of the file system.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Nothing of what was fetched is there any more. Nobody reads the file meanwhile.
+    pub(super) fn forget(&self) {
+        for part in &self.parts {
+            part.lock().unwrap_or_else(PoisonError::into_inner).present.fill(false);
+        }
+        self.kept_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Sees to it that the file has what was written to that range of it.
+    fn bring(&self, reading: &mut Reading<'_>, range: &Range<u64>) -> io::Result<()> {
         if range.is_empty() || range.end <= SegmentUse::BLOCK_BYTES as u64 {
             return Ok(());
         }
@@ -73,25 +144,26 @@ impl Cached {
                 break;
             }
             let wanted = bounds.start.max(range.start)..bounds.end.min(range.end);
-            part.lock().unwrap_or_else(PoisonError::into_inner).bring(
-                &self.fetcher,
-                file,
-                &wanted,
-            )?;
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = part.bring(&self.fetcher, reading, &wanted);
+            drop(part);
+            self.kept_bytes.fetch_add(kept?, Ordering::Relaxed);
         }
         Ok(())
     }
 }
 
 impl CachedPart {
+    /// Says how many bytes of the disk this took.
     fn bring(
         &mut self,
         fetcher: &Fetcher,
-        file: &dyn IoFile,
+        reading: &mut Reading<'_>,
         wanted: &Range<u64>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let piece_of = |at: u64| (self.part.at + (at - self.offset)) / PIECE_BYTES;
         let (first, last) = (piece_of(wanted.start), piece_of(wanted.end - 1));
+        let mut kept = 0;
         let mut piece = first;
         while piece <= last {
             if self.is_present(piece) {
@@ -99,7 +171,7 @@ impl CachedPart {
                 continue;
             }
             let mut end = piece + 1;
-            while end <= last && !self.is_present(end) {
+            while end <= last && end - piece < PIECES_MAX && !self.is_present(end) {
                 end += 1;
             }
             self.ahead =
@@ -109,12 +181,16 @@ impl CachedPart {
             while end < far && !self.is_present(end) {
                 end += 1;
             }
-            let fetched = fetcher.fetch(&self.object, piece..end).map_err(io::Error::other)?;
-            self.keep(file, &fetched)?;
+            let fetched = fetcher.fetch(&self.object, piece..end).map_err(|error| {
+                let may_pass = super::attach::may_pass(&error);
+                let kind = if may_pass { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
+                io::Error::new(kind, error)
+            })?;
+            kept += self.keep(reading, &fetched)?;
             self.next = end;
             piece = end;
         }
-        Ok(())
+        Ok(kept)
     }
 
     fn index(&self, piece: u64) -> Option<usize> {
@@ -125,21 +201,39 @@ impl CachedPart {
         self.index(piece).and_then(|index| self.present.get(index)).is_some_and(|&present| present)
     }
 
-    /// Writes what belongs to the part into the file.
-    fn keep(&mut self, file: &dyn IoFile, fetched: &Pieces) -> io::Result<()> {
+    /// Writes what belongs to the part into the file, and says how many bytes of the disk that took. If
+    /// there is no room, what was fetched is read, and not there.
+    fn keep(&mut self, reading: &mut Reading<'_>, fetched: &Pieces) -> io::Result<u64> {
+        const BLOCK_BYTES: u64 = SegmentUse::BLOCK_BYTES as u64;
         let end = fetched.from + fetched.data.len() as u64;
         let from = fetched.from.max(self.part.at);
         let to = end.min(self.part.at + self.part.bytes);
-        let within = |at: u64| usize::try_from(at - fetched.from).unwrap_or(usize::MAX);
+        let mut kept = 0;
         if from < to {
-            let at = self.offset + (from - self.part.at);
-            file.write_at(at, &fetched.data[within(from)..within(to)])?;
+            let within = |at: u64| usize::try_from(at - fetched.from).unwrap_or(usize::MAX);
+            let offset = self.offset + (from - self.part.at);
+            let bytes = &fetched.data[within(from)..within(to)];
+            let write = || reading.file.write_at(offset, bytes);
+            let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+            let written = match write() {
+                Err(error) if is_full(&error) && (reading.make_room)(bytes.len() as u64) => write(),
+                written => written,
+            };
+            match written {
+                Err(error) if is_full(&error) => {
+                    reading.homeless.push(Extent { offset, bytes: bytes.to_vec() });
+                    return Ok(0);
+                }
+                written => written?,
+            }
+            let end = offset + bytes.len() as u64;
+            kept = (end.div_ceil(BLOCK_BYTES) - offset / BLOCK_BYTES) * BLOCK_BYTES;
         }
         for piece in fetched.pieces.clone() {
             if let Some(present) = self.index(piece).and_then(|index| self.present.get_mut(index)) {
                 *present = true;
             }
         }
-        Ok(())
+        Ok(kept)
     }
 }

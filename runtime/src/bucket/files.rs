@@ -7,17 +7,17 @@
 //! it has to. Without 4 a host that was stopped amid 2, for longer than its lease, would acknowledge
 //! what another host knows nothing of.
 //!
-//! Files are not mapped: what is not here yet could not be fetched when somebody looks at it.
+//! Files are not mapped: what is not here could not be fetched when somebody looks at it.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, WriteSyncError};
 
-use super::cached_file::Cached;
 use super::journal::Journal;
 use super::lease::Lease;
+use super::local_disk::{LocalDisk, LocalFile};
 
 pub(super) type LockGuard = Box<dyn Send + Sync>;
 
@@ -26,7 +26,7 @@ pub(super) struct BucketIo {
     pub(super) local: Arc<dyn Io>,
     pub(super) journal: Arc<Journal>,
     pub(super) lease: Arc<Lease>,
-    pub(super) cached: Mutex<BTreeMap<FileNo, Arc<Cached>>>,
+    pub(super) disk: Arc<LocalDisk>,
     /// The local lock, taken before the bucket was asked for the store; for the engine to take over.
     pub(super) lock: Taken,
 }
@@ -41,17 +41,13 @@ impl std::fmt::Debug for Taken {
 }
 
 impl BucketIo {
-    fn cached(&self) -> std::sync::MutexGuard<'_, BTreeMap<FileNo, Arc<Cached>>> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn wrap(&self, name: FileName, local: Arc<dyn IoFile>) -> Arc<dyn IoFile> {
-        let cached = match name {
-            FileName::Segment(number) => self.cached().get(&number).cloned(),
+        let segment = match name {
+            FileName::Segment(number) => self.disk.file(number),
             FileName::Superblock | FileName::Bucket => None,
         };
         let (journal, lease) = (Arc::clone(&self.journal), Arc::clone(&self.lease));
-        Arc::new(BucketFile { name, local, cached, journal, lease })
+        Arc::new(BucketFile { name, local, segment, disk: Arc::clone(&self.disk), journal, lease })
     }
 }
 
@@ -89,11 +85,11 @@ impl Io for BucketIo {
 
     fn create(&self, name: FileName) -> io::Result<Arc<dyn IoFile>> {
         self.lease.check_io()?;
-        let local = self.local.create(name)?;
+        let local = self.disk.with_room(0, || self.local.create(name))?;
         match name {
             FileName::Superblock => self.journal.create_superblock(),
             FileName::Segment(number) => {
-                self.cached().remove(&number);
+                self.disk.create(number);
                 self.journal.create(number);
             }
             FileName::Bucket => {}
@@ -105,7 +101,7 @@ impl Io for BucketIo {
         self.lease.check_io()?;
         self.local.remove(name)?;
         if let FileName::Segment(number) = name {
-            self.cached().remove(&number);
+            self.disk.remove(number);
             self.journal.remove(number);
         }
         Ok(())
@@ -116,13 +112,22 @@ impl Io for BucketIo {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.local.sync_directory()
+        self.disk.sync_directory()
+    }
+
+    fn will_read(&self, places: &[(FileName, Range<u64>)]) {
+        let of_segment = |(name, range): &(FileName, Range<u64>)| match name {
+            FileName::Segment(number) => Some((*number, range.clone())),
+            FileName::Superblock | FileName::Bucket => None,
+        };
+        self.disk.prefetch(places.iter().filter_map(of_segment).collect());
     }
 
     fn is_reserved(&self, name: FileName) -> bool {
         match name {
             FileName::Segment(number) => {
-                !self.cached().contains_key(&number) && self.local.is_reserved(name)
+                let is_partial = self.disk.file(number).is_some_and(|file| file.is_partial());
+                !is_partial && self.local.is_reserved(name)
             }
             FileName::Superblock | FileName::Bucket => self.local.is_reserved(name),
         }
@@ -133,14 +138,24 @@ impl Io for BucketIo {
 struct BucketFile {
     name: FileName,
     local: Arc<dyn IoFile>,
-    cached: Option<Arc<Cached>>,
+    /// Of a segment: how much of it is here.
+    segment: Option<Arc<LocalFile>>,
+    disk: Arc<LocalDisk>,
     journal: Arc<Journal>,
     lease: Arc<Lease>,
 }
 
 impl BucketFile {
     /// Step 1.
-    fn begin(&self, bytes: usize) -> io::Result<()> {
+    fn begin(&self, offset: u64, bytes: usize) -> io::Result<()> {
+        if let Some(segment) = &self.segment {
+            if segment.is_partial() {
+                let path = format!("{}/{}", self.disk.describe(), self.name);
+                let what = format!("{path}: a segment that the bucket has is not written any more");
+                return Err(io::Error::other(what));
+            }
+            self.disk.grow(segment, offset + bytes as u64);
+        }
         match self.name {
             FileName::Segment(_) => {
                 self.journal.wait_for_room(bytes, &self.lease).map_err(io::Error::other)
@@ -166,21 +181,24 @@ impl IoFile for BucketFile {
     }
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        if let Some(cached) = &self.cached {
-            cached.bring(&*self.local, offset..offset.saturating_add(bytes.len() as u64))?;
+        match &self.segment {
+            Some(segment) => self.disk.read(segment, &*self.local, offset, bytes),
+            None => self.local.read_at(offset, bytes),
         }
-        self.local.read_at(offset, bytes)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.begin(bytes.len())?;
-        self.local.write_at(offset, bytes)?;
+        self.begin(offset, bytes.len())?;
+        self.disk.with_room(bytes.len() as u64, || self.local.write_at(offset, bytes))?;
         self.tell(offset, bytes);
         Ok(())
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
-        self.local.reserve(len)?;
+        if let Some(segment) = &self.segment {
+            self.disk.grow(segment, len);
+        }
+        self.disk.with_room(len, || self.local.reserve(len))?;
         if let FileName::Segment(number) = self.name {
             self.journal.lengthen(number, len);
         }
@@ -193,7 +211,7 @@ impl IoFile for BucketFile {
     }
 
     fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteSyncError> {
-        self.begin(bytes.len()).map_err(WriteSyncError::Write)?;
+        self.begin(offset, bytes.len()).map_err(WriteSyncError::Write)?;
         self.local.write_and_sync(offset, bytes)?;
         self.tell(offset, bytes);
         self.lease.check_io().map_err(WriteSyncError::Sync)

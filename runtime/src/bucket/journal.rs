@@ -27,6 +27,8 @@ pub(super) struct Journal {
     state: Mutex<State>,
     /// Something was taken out of `pending`.
     room: Condvar,
+    /// What was taken is in the bucket.
+    has_landed: Condvar,
     pending_bytes_max: usize,
 }
 
@@ -39,6 +41,8 @@ struct State {
     /// Something is not as in the last cut.
     is_changed: bool,
     uses: u64,
+    /// Cuts that landed.
+    landings: u64,
     /// Highest segments of the log, and of others.
     newest: [SegmentId; 2],
     objects: BTreeMap<ObjectKey, ObjectInfo>,
@@ -53,7 +57,19 @@ struct Known {
     /// From there on the local file has what the bucket was never given.
     catch_up_from: Option<u64>,
     /// What the bucket has, the local file may have in part only.
-    is_cached: bool,
+    is_partial: bool,
+    /// Counts changes of what the bucket is to have, and as of which of them it has all.
+    changes: u64,
+    landed: u64,
+}
+
+impl Known {
+    /// Whether the manifest that landed last has all of it.
+    fn is_landed(&self) -> bool {
+        self.entry.segment != SegmentId(0)
+            && self.changes == self.landed
+            && self.catch_up_from.is_none()
+    }
 }
 
 /// Bytes that were written and not shipped.
@@ -78,13 +94,35 @@ pub(super) struct FromFile {
     is_all: bool,
 }
 
+impl FromFile {
+    fn is_of(&self, known: &Known) -> bool {
+        known.use_no == self.use_no && !known.is_partial
+    }
+}
+
 /// A state of the files at one moment.
 #[derive(Debug)]
 pub(super) struct Cut {
     pub(super) superblock: Vec<u8>,
     pub(super) pending: Vec<Pending>,
-    files: BTreeMap<FileNo, (u64, FileEntry)>,
+    files: BTreeMap<FileNo, InCut>,
     pub(super) objects: BTreeMap<ObjectKey, ObjectInfo>,
+}
+
+/// A file in a cut.
+#[derive(Debug)]
+struct InCut {
+    use_no: u64,
+    changes: u64,
+    entry: FileEntry,
+}
+
+/// A segment that the bucket has, and of which the local file has more than a part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Landed {
+    pub(super) segment: SegmentId,
+    /// In so many parts that it is to be brought together, which takes the local file.
+    pub(super) is_scattered: bool,
 }
 
 impl Cut {
@@ -93,9 +131,9 @@ impl Cut {
         let mut at = 0;
         for pending in &self.pending {
             let bytes = pending.bytes.len() as u64;
-            let entry = self.files.get_mut(&pending.file).filter(|known| known.0 == pending.use_no);
-            if let Some((_, entry)) = entry {
-                entry.parts.put(pending.offset, Part { bytes, object: info.key, at });
+            let file = self.files.get_mut(&pending.file);
+            if let Some(file) = file.filter(|file| file.use_no == pending.use_no) {
+                file.entry.parts.put(pending.offset, Part { bytes, object: info.key, at });
             }
             at += bytes;
         }
@@ -104,7 +142,7 @@ impl Cut {
 
     /// The files, as the manifest has them.
     pub(super) fn entries(&self) -> BTreeMap<FileNo, FileEntry> {
-        self.files.iter().map(|(&file, (_, entry))| (file, entry.clone())).collect()
+        self.files.iter().map(|(&number, file)| (number, file.entry.clone())).collect()
     }
 }
 
@@ -122,9 +160,11 @@ impl Journal {
         let mut state = self.state();
         state.uses += 1;
         let use_no = state.uses;
-        let Found { entry, is_log, catch_up_from, is_cached } = found;
+        let Found { entry, is_log, catch_up_from, is_partial } = found;
         state.note_newest(entry.segment, is_log);
-        state.files.insert(file, Known { use_no, entry, catch_up_from, is_cached });
+        // What is found whole counts as landed when it has been shipped by this host.
+        let known = Known { use_no, entry, catch_up_from, is_partial, changes: 1, landed: 0 };
+        state.files.insert(file, known);
         state.is_changed = true;
     }
 
@@ -207,6 +247,7 @@ impl Journal {
             // A file that is being filled: zeros are what the bucket has anyway.
             return;
         }
+        known.changes += 1;
         let (use_no, segment) = (known.use_no, known.entry.segment);
         state.is_changed = true;
         state.pending_bytes += bytes.len();
@@ -257,7 +298,7 @@ impl Journal {
         let is_due = |known: &Known| {
             let is_newest = state.newest.contains(&known.entry.segment);
             let most = if is_newest { parts_max } else { sealed_max };
-            known.entry.parts.len() > most && !known.is_cached && known.catch_up_from.is_none()
+            known.entry.parts.len() > most && !known.is_partial && known.catch_up_from.is_none()
         };
         let due = state.files.iter().filter(|(_, known)| is_due(known));
         let (&file, known) = due.max_by_key(|(_, known)| known.entry.parts.len())?;
@@ -265,21 +306,20 @@ impl Journal {
         Some(FromFile { file, segment, use_no, from: 0, to: known.entry.parts.end(), is_all: true })
     }
 
-    /// Whether the file is still in the use that was to be read.
+    /// Whether the file is still in the use that was to be read, and all of it is there.
     pub(super) fn is_still(&self, read: &FromFile) -> bool {
-        self.state().files.get(&read.file).is_some_and(|known| known.use_no == read.use_no)
+        self.state().files.get(&read.file).is_some_and(|known| read.is_of(known))
     }
 
     /// What was read from a file, `bytes` of it, is in the object `info`. If the file has been put to
-    /// another use since, it is not known what was read; then it is of no use.
+    /// another use since, or evicted, it is not known what was read; then it is of no use.
     pub(super) fn place_read(&self, read: &FromFile, bytes: u64, info: &ObjectInfo) {
         let mut state = self.state();
-        let Some(known) =
-            state.files.get_mut(&read.file).filter(|known| known.use_no == read.use_no)
-        else {
+        let Some(known) = state.files.get_mut(&read.file).filter(|known| read.is_of(known)) else {
             return;
         };
         known.catch_up_from = None;
+        known.changes += 1;
         if read.is_all {
             known.entry.parts = Parts::default();
         }
@@ -299,8 +339,12 @@ impl Journal {
         let is_in_use =
             |known: &&Known| known.entry.segment != SegmentId(0) || known.entry.parts.len() > 0;
         let files = state.files.iter().filter(|(_, known)| is_in_use(known));
-        let files =
-            files.map(|(&file, known)| (file, (known.use_no, known.entry.clone()))).collect();
+        let in_cut = |known: &Known| InCut {
+            use_no: known.use_no,
+            changes: known.changes,
+            entry: known.entry.clone(),
+        };
+        let files = files.map(|(&file, known)| (file, in_cut(known))).collect();
         let cut = Cut {
             superblock: state.superblock.clone(),
             pending,
@@ -315,12 +359,88 @@ impl Journal {
     /// The manifest says what the cut says.
     pub(super) fn landed(&self, cut: &Cut, used: &BTreeMap<ObjectKey, ObjectInfo>) {
         let mut state = self.state();
-        for (file, (use_no, entry)) in &cut.files {
-            if let Some(known) = state.files.get_mut(file).filter(|known| known.use_no == *use_no) {
-                known.entry.parts = entry.parts.clone();
+        for (number, file) in &cut.files {
+            let known = state.files.get_mut(number);
+            if let Some(known) = known.filter(|known| known.use_no == file.use_no) {
+                known.entry.parts = file.entry.parts.clone();
+                known.landed = file.changes;
             }
         }
         state.objects.clone_from(used);
+        state.landings += 1;
+        drop(state);
+        self.has_landed.notify_all();
+    }
+
+    /// Files of which the manifest that landed last has everything, and that are here whole, but for the
+    /// newest of each kind.
+    pub(super) fn landed_files(&self, scattered_from: usize) -> BTreeMap<FileNo, Landed> {
+        let state = self.state();
+        let is_one = |known: &Known| {
+            known.is_landed() && !known.is_partial && !state.newest.contains(&known.entry.segment)
+        };
+        let found = state.files.iter().filter(|(_, known)| is_one(known));
+        let landed = |known: &Known| Landed {
+            segment: known.entry.segment,
+            is_scattered: known.entry.parts.len() > scattered_from,
+        };
+        found.map(|(&file, known)| (file, landed(known))).collect()
+    }
+
+    /// From now on the file may have a part only of what the bucket has of it, which is returned: nothing
+    /// is read from the file any more to be shipped. `None` if the bucket has not all of `segment`.
+    pub(super) fn make_partial(
+        &self,
+        file: FileNo,
+        segment: SegmentId,
+    ) -> Option<(FileEntry, BTreeMap<ObjectKey, ObjectInfo>)> {
+        let mut state = self.state();
+        let known = state.files.get_mut(&file)?;
+        if known.entry.segment != segment || !known.is_landed() || known.is_partial {
+            return None;
+        }
+        known.is_partial = true;
+        let entry = known.entry.clone();
+        let used = entry.parts.iter().map(|(_, part)| part.object);
+        let objects = used.map(|key| (key, state.objects[&key])).collect();
+        Some((entry, objects))
+    }
+
+    /// It was not done: the file is whole.
+    pub(super) fn make_whole(&self, file: FileNo, segment: SegmentId) {
+        let mut state = self.state();
+        let known = state.files.get_mut(&file);
+        if let Some(known) = known.filter(|known| known.entry.segment == segment) {
+            known.is_partial = false;
+        }
+    }
+
+    /// Whether a landing could make a file that is not written any more one of
+    /// [`landed_files`](Self::landed_files), and how often something has landed.
+    pub(super) fn is_landing_awaited(
+        &self,
+        is_finished: impl Fn(SegmentId) -> bool,
+    ) -> Option<u64> {
+        let state = self.state();
+        let waits = |known: &Known| {
+            known.entry.segment != SegmentId(0)
+                && !known.is_landed()
+                && !state.newest.contains(&known.entry.segment)
+        };
+        let mut segments = Vec::new();
+        segments.extend(
+            state.files.values().filter(|known| waits(known)).map(|known| known.entry.segment),
+        );
+        let landings = state.landings;
+        drop(state);
+        segments.into_iter().any(is_finished).then_some(landings)
+    }
+
+    /// Waits, for `time` at most, until something has landed since it had so `often`; whether it has.
+    pub(super) fn wait_for_landing(&self, often: u64, time: Duration) -> bool {
+        let waited =
+            self.has_landed.wait_timeout_while(self.state(), time, |state| state.landings == often);
+        waited.unwrap_or_else(PoisonError::into_inner).0.landings != often
     }
 }
 
@@ -330,7 +450,7 @@ pub(super) struct Found {
     pub(super) entry: FileEntry,
     pub(super) is_log: bool,
     pub(super) catch_up_from: Option<u64>,
-    pub(super) is_cached: bool,
+    pub(super) is_partial: bool,
 }
 
 impl State {
@@ -341,7 +461,9 @@ impl State {
         self.uses += 1;
         self.note_newest(entry.segment, is_log);
         let use_no = self.uses;
-        self.files.insert(file, Known { use_no, entry, catch_up_from: None, is_cached: false });
+        let known =
+            Known { use_no, entry, catch_up_from: None, is_partial: false, changes: 1, landed: 0 };
+        self.files.insert(file, known);
     }
 
     fn note_newest(&mut self, segment: SegmentId, is_log: bool) {

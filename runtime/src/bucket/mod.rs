@@ -15,6 +15,7 @@
 //! | `lease` | whether this host may still write |
 //! | `files`, `journal` | the engine's files, and what was written to them since the bucket was told |
 //! | `shipper`, `thread` | telling the bucket, and when |
+//! | `local_disk` | what is on the local disk, and eviction |
 //! | `fetch`, `cached_file` | reading from the bucket what the local disk does not have |
 //! | `gate` | replies that wait for the bucket |
 //! | `follower` | read-only hosts that follow what another ships |
@@ -61,6 +62,7 @@ mod format;
 mod gate;
 mod journal;
 mod lease;
+mod local_disk;
 mod notes;
 mod objects;
 mod remote;
@@ -89,6 +91,7 @@ use fetch::Fetcher;
 use files::BucketIo;
 use journal::Journal;
 use lease::Lease;
+use local_disk::LocalDisk;
 use shipper::{ShipCounters, Shipper};
 use thread::ShipThread;
 
@@ -138,6 +141,7 @@ pub(crate) struct Inner {
     journal: Arc<Journal>,
     lease: Arc<Lease>,
     fetcher: Arc<Fetcher>,
+    disk: Arc<LocalDisk>,
     shipper: Mutex<Shipper>,
     counters: Arc<ShipCounters>,
     progress: Mutex<Progress>,
@@ -180,6 +184,10 @@ pub struct BucketStat {
     pub gets: u64,
     /// Bytes that those brought.
     pub get_bytes: u64,
+    /// Bytes of the local disk that segment files take.
+    pub local_bytes: u64,
+    /// Bytes of it that were given back by evictions.
+    pub evicted_bytes: u64,
     /// Objects deleted.
     pub deletes: u64,
     /// Bytes of the manifest.
@@ -229,6 +237,7 @@ impl Bucket {
             journal,
             lease,
             fetcher: held.fetcher,
+            disk: held.disk,
             counters: Arc::clone(held.shipper.counters()),
             shipper: Mutex::new(held.shipper),
             progress: Mutex::new(Progress { shipped, landed_ns: now_ns, is_closed: false }),
@@ -303,6 +312,7 @@ impl Bucket {
         if inner.store.set(Arc::downgrade(store)).is_err() {
             return Err(BucketError::InvalidInput("a bucket serves one store".to_owned()));
         }
+        inner.disk.serve(Arc::downgrade(store));
         if inner.settings.background {
             self.wait_shipped(store.current_ticket())?;
         }
@@ -391,6 +401,8 @@ impl Bucket {
             put_failures: counters.failures.load(Ordering::Relaxed),
             gets,
             get_bytes,
+            local_bytes: inner.disk.bytes(),
+            evicted_bytes: inner.disk.evicted_bytes(),
             deletes: counters.deletes.load(Ordering::Relaxed),
             manifest_bytes: counters.manifest_bytes.load(Ordering::Relaxed),
             is_under_way: counters.is_under_way.load(Ordering::Relaxed),
@@ -469,6 +481,7 @@ impl Inner {
                 }
                 drop(progress);
                 self.tell();
+                self.disk.settle();
                 Ok(shipped)
             }
             Err(error) => {

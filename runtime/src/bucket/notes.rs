@@ -9,6 +9,9 @@ use super::error::{BucketError, Result};
 use super::format::Malformed;
 use super::format::note::{Note, SLOT_BYTES};
 
+/// Bytes of the file.
+const FILE_BYTES: u64 = 2 * SLOT_BYTES as u64;
+
 #[derive(Debug)]
 pub(super) struct NoteFile {
     file: Arc<dyn IoFile>,
@@ -21,22 +24,28 @@ impl NoteFile {
     pub(super) fn open(io: &dyn Io) -> Result<Self> {
         let path = format!("{}/{}", io.describe(), FileName::Bucket);
         let failed = |operation| BucketError::local(io, operation, Some(FileName::Bucket));
-        let file = match io.open(FileName::Bucket) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let found = match io.open(FileName::Bucket) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened.map_err(failed("open"))?),
+        };
+        let len = found.as_ref().map_or(Ok(0), |file| file.len());
+        let len = len.map_err(failed("find the length of"))?;
+        let file = match found {
+            // Nothing is noted before the file has its length.
+            Some(file) if len >= FILE_BYTES => file,
+            _ => {
                 let file = io.create(FileName::Bucket).map_err(failed("create"))?;
+                // With all its blocks: what it is about to say may be what frees space on a full disk.
+                file.reserve(FILE_BYTES).map_err(failed("reserve space for"))?;
+                file.sync().map_err(failed("sync"))?;
                 io.sync_directory().map_err(failed("sync the directory of"))?;
                 file
             }
-            opened => opened.map_err(failed("open"))?,
         };
-        let len = file.len().map_err(failed("find the length of"))?;
         let mut current: Option<Note> = None;
         let mut is_damaged = false;
         for slot in 0..2 {
             let at = slot * SLOT_BYTES as u64;
-            if len < at + SLOT_BYTES as u64 {
-                continue;
-            }
             let mut bytes = vec![0; SLOT_BYTES];
             file.read_at(at, &mut bytes).map_err(failed("read"))?;
             match Note::decode(&bytes) {

@@ -25,6 +25,13 @@ pub struct BucketSettings {
     pub lease: Duration,
     /// Bytes written and not shipped, at which writes wait for the bucket. Default 256 MiB of memory.
     pub unshipped_bytes_max: usize,
+    /// Bytes of segment files on the local disk, beyond which those that were read longest ago are evicted:
+    /// they are in the bucket, and fetched again when they are read. Default `u64::MAX`: the disk holds
+    /// the whole store. What the bucket has not yet, the newest segments, and those that wait to be
+    /// written stay, whatever this says; so it should be 1 GiB and more than
+    /// [`unshipped_bytes_max`](Self::unshipped_bytes_max). A disk that is full evicts too. The file system has
+    /// to be able to punch holes: ext4, XFS, Btrfs and tmpfs are.
+    pub local_bytes_max: u64,
     /// How long objects that no manifest leads to any more are kept. Default 60 s.
     pub keep_replaced: Duration,
     /// Whether a thread ships and renews the lease; if not, nothing is but by [`Bucket::ship`](super::Bucket::ship),
@@ -41,6 +48,7 @@ impl Default for BucketSettings {
             pause: Duration::from_millis(700),
             lease: Duration::from_secs(10),
             unshipped_bytes_max: 256 << 20,
+            local_bytes_max: u64::MAX,
             keep_replaced: Duration::from_secs(60),
             background: true,
         }

@@ -22,10 +22,9 @@ use super::format::manifest::{MANIFEST, Manifest};
 use super::format::object::{self, Extent, ObjectInfo, ObjectKey};
 use super::journal::{Cut, FromFile, Journal};
 use super::lease::Lease;
+use super::local_disk::SEALED_PARTS_MAX;
 use super::objects::{Condition, ObjectErrorKind, Objects, Tag};
 
-/// A file that is not written any more is brought together from more parts than this.
-const SEALED_PARTS_MAX: usize = 8;
 /// Any file is from more than this: it bounds the manifest.
 const PARTS_MAX: usize = 48;
 

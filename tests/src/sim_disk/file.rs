@@ -3,6 +3,7 @@
 //! Bytes are kept by sector, and sectors are shared, so that a copy of a file costs a pointer for each and no
 //! bytes: a simulation makes several copies of the disk for each crash.
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -138,6 +139,8 @@ pub(crate) struct Inode {
     unsynced: Vec<(usize, Sector)>,
     /// Every length the file had since the last sync, oldest first.
     lengths: Vec<usize>,
+    /// Sectors that take no space, until something is written there.
+    holes: BTreeSet<usize>,
 }
 
 impl Inode {
@@ -175,6 +178,33 @@ impl Inode {
         self.visible.len as u64
     }
 
+    /// Bytes of the disk that it takes.
+    pub(crate) fn space(&self) -> u64 {
+        let sectors = self.visible.sectors.len() - self.holes.len();
+        ((sectors * SECTOR_BYTES) as u64).min(self.len())
+    }
+
+    /// Bytes of the disk that a write takes.
+    pub(crate) fn space_for(&self, offset: u64, length: u64) -> u64 {
+        let end = offset + length;
+        let sectors = offset as usize / SECTOR_BYTES..(end as usize).div_ceil(SECTOR_BYTES);
+        let filled = self.holes.range(sectors).count() * SECTOR_BYTES;
+        // What lies between the end of the file and the write is a hole.
+        end.saturating_sub(self.len().max(offset)) + filled as u64
+    }
+
+    /// Gives back the space of whole sectors.
+    pub(crate) fn punch_hole(&mut self, offset: u64, length: u64) {
+        let end = (offset + length).min(self.len()) as usize;
+        let last =
+            if end == self.visible.len { end.div_ceil(SECTOR_BYTES) } else { end / SECTOR_BYTES };
+        for index in (offset as usize).div_ceil(SECTOR_BYTES)..last {
+            self.visible.put(index, &None);
+            self.unsynced.push((index, None));
+            self.holes.insert(index);
+        }
+    }
+
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -182,8 +212,12 @@ impl Inode {
         let start = usize::try_from(offset).expect("offsets of simulated files fit in memory");
         let end = start + bytes.len();
         if self.visible.len < end {
+            self.holes.extend(self.visible.sectors.len()..start / SECTOR_BYTES);
             self.visible.resize(end);
             self.lengths.push(end);
+        }
+        for index in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            self.holes.remove(&index);
         }
         let unsynced = &mut self.unsynced;
         self.visible.write(start, bytes, |index, sector| unsynced.push((index, sector.clone())));
@@ -194,6 +228,7 @@ impl Inode {
         let sectors = self.visible.sectors.len().max(self.durable.sectors.len());
         self.unsynced.extend((0..sectors).map(|index| (index, None)));
         self.visible.resize(0);
+        self.holes.clear();
         self.lengths.push(0);
     }
 
@@ -262,6 +297,29 @@ impl Hash for Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holes_take_no_space_and_read_as_zeros() {
+        let mut inode = Inode::default();
+        inode.write(0, &[1; 3 * SECTOR_BYTES]);
+        assert_eq!((inode.space(), inode.len()), (1536, 1536));
+        // Behind a gap.
+        assert_eq!(inode.space_for(8192, 100), 100);
+        inode.write(8192, &[2; 512]);
+        assert_eq!((inode.space(), inode.len()), (2048, 8704));
+        assert_eq!(inode.space_for(4096, 512), 512);
+        inode.sync();
+        inode.punch_hole(512, 8192);
+        assert_eq!((inode.space(), inode.len()), (512, 8704));
+        let contents = inode.contents();
+        assert!(contents[..512] == [1; 512] && contents[512..].iter().all(|&byte| byte == 0));
+        // It is lost with the power, or not.
+        let kept = |survival| inode.after_crash(&mut Survivor::new(survival)).contents();
+        assert_eq!(kept(Survival::Everything), contents);
+        assert_eq!(kept(Survival::Nothing)[8192..], [2; 512]);
+        inode.write(1024, &[3; 512]);
+        assert_eq!(inode.space(), 1024);
+    }
 
     /// Against a plain vector: writes of any place and length, cuts, and what is read back.
     #[test]

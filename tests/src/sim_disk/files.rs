@@ -146,6 +146,10 @@ impl IoFile for SimFile {
         lock(&self.shared).write(self.name, self.inode, offset, bytes)
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        lock(&self.shared).punch_hole(self.name, self.inode, offset, len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         lock(&self.shared).sync(self.name, self.inode)
     }

@@ -130,6 +130,10 @@ impl IoFile for UringFile {
         self.posix.reserve(len)
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.posix.punch_hole(offset, len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.posix.sync()
     }

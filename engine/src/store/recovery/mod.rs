@@ -54,6 +54,7 @@ use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::format::catalog::{self as parts, ChunkNo, FacetEntry, OtherPart, Root, SegmentEntry};
 use crate::format::record::PartKind;
+use crate::format::segment::SegmentKind;
 use crate::format::superblock::{FILE_BYTES, LogPosition, Superblock};
 use crate::format::{Identity, Malformed, StoredRef};
 use crate::io::{DirectoryState, FileName, Io};
@@ -244,6 +245,11 @@ fn read_store(
     let headers = found.headers().map(|header| header.incarnation);
     let seen = headers.chain(headless.into_iter().map(|(_, incarnation)| incarnation)).max();
     let incarnation = Incarnation(seen.unwrap_or_default().max(current.incarnation).0 + 1);
+    let log = found.headers().filter(|header| {
+        header.kind == SegmentKind::Log && Some(header.segment) >= current.replay.segment
+    });
+    let log = log.map(|header| (FileName::Segment(header.file), 0..u64::from(header.size)));
+    segments.files.will_read_files(&log.collect::<Vec<_>>());
     let mut end = log::find_end(&segments, &found, current, false)?;
     let references = load_others(&segments, root.as_ref())?;
     let mut catalog = load_catalog(&segments, root.as_ref())?;
@@ -437,6 +443,7 @@ fn load_others(segments: &Segments, root: Option<&Root>) -> Result<Others> {
 
 fn load_catalog(segments: &Segments, root: Option<&Root>) -> Result<Catalog> {
     let Some(root) = root else { return Ok(Catalog::new(FacetId(1))) };
+    segments.files.will_read(root.chunks.iter().map(|&(_, reference)| reference));
     let mut chunks: Vec<(ChunkNo, Vec<FacetEntry>)> = Vec::with_capacity(root.chunks.len());
     for &(chunk, reference) in &root.chunks {
         let entries = read_needed(segments, reference, |kind, payload| {

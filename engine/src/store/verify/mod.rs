@@ -22,11 +22,11 @@ use super::recovery::Spot;
 use crate::config::{Background, StoreOptions};
 use crate::env::Environment;
 use crate::error::{Error, Result};
-use crate::format::batch;
+use crate::format::batch::{self, BatchHeader};
 use crate::format::catalog::SegmentEntry;
 use crate::format::record;
 use crate::format::segment::{BATCHES_AT, SegmentKind};
-use crate::format::{BLOCK_BYTES_STORED, stored_len};
+use crate::format::{BLOCK_BYTES_STORED, Identity, slot_at, stored_len};
 use crate::io::OverlayIo;
 use walk::Walk;
 
@@ -103,7 +103,10 @@ impl Walk<'_> {
                 offset += BLOCK_BYTES_STORED;
                 continue;
             };
-            if let Some(bad) = bad.take() {
+            // What the cleaner had not published when the power was lost, a crash leaves in parts.
+            let is_remains = entry.kind == SegmentKind::Survivors
+                && !self.is_led_to(entry, offset, &header, &bytes);
+            if let Some(bad) = bad.take_if(|_| !is_remains) {
                 let detail = "no valid batch starts here, though one follows further on";
                 self.damaged(entry, bad, detail.to_owned());
             }
@@ -121,6 +124,25 @@ impl Walk<'_> {
         }
         self.report.segments += 1;
         Ok(())
+    }
+
+    /// Whether something leads to a survivor in the batch at `offset`.
+    fn is_led_to(
+        &self,
+        entry: &SegmentEntry,
+        offset: u32,
+        header: &BatchHeader,
+        bytes: &[u8],
+    ) -> bool {
+        let records_at = u64::from(offset) + batch::HEADER_BYTES as u64;
+        let Ok(items) = record::items(bytes, header.first_lsn, header.record_count) else {
+            return true;
+        };
+        items.into_iter().any(|item| {
+            let slot = slot_at(records_at + item.at as u64);
+            let here = Identity { segment: entry.segment, slot };
+            self.shared.core.segments.files.place(item.moved.unwrap_or(here)) == here
+        })
     }
 
     fn damaged(&mut self, entry: &SegmentEntry, offset: u32, detail: String) {
