@@ -16,7 +16,7 @@ use lapidary_tests::driver::{Driver, Progress, Scale, Tolerated, name, small_opt
 use lapidary_tests::seeds::cycles;
 use lapidary_tests::sim_disk::{Operation, OperationKind, Survival};
 
-const SEEDS: [(u64, u64); 2] = [(11, 0), (12, 600 << 10)];
+const SEEDS: [(u64, u64); 2] = [(31, 0), (41, 600 << 10)];
 const STEPS: u32 = 48;
 
 fn world(seed: u64, local_bytes_max: u64) -> BucketWorld {

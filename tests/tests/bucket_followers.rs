@@ -17,7 +17,7 @@ struct Workload {
 }
 
 const WORKLOADS: [Workload; 2] =
-    [Workload { seed: 1471, steps: 40 }, Workload { seed: 611, steps: 60 }];
+    [Workload { seed: 641, steps: 60 }, Workload { seed: 611, steps: 60 }];
 
 impl Workload {
     fn world(self) -> BucketWorld {

@@ -52,7 +52,12 @@ impl Workload {
     fn run(self, world: &BucketWorld, host: &mut SimHost, any_end: bool) {
         host.driver.tolerated = Tolerated { io: any_end, ..Tolerated::default() };
         for _ in 0..self.steps / 4 {
-            let progress = host.run(4).unwrap_or_else(|failure| panic!("{self:?}: {failure}"));
+            let progress = match host.run(4) {
+                Ok(progress) => progress,
+                // What was evicted cannot be read any more.
+                Err(_) if any_end && host.machine.objects.is_lost() => return,
+                Err(failure) => panic!("{self:?}: {failure}"),
+            };
             if progress == Progress::Stopped {
                 assert!(any_end, "{self:?}: the host has stopped");
                 return;

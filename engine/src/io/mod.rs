@@ -22,7 +22,7 @@ pub use overlay::OverlayIo;
 pub use posix::PosixIo;
 pub use uring::UringIo;
 
-use crate::types::FileNo;
+use crate::types::{FileNo, SegmentId};
 
 /// A file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +138,12 @@ pub trait Io: Send + Sync + Debug {
     /// # Errors
     /// As the operating system has them.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Numbers of segments up to this one mean something to whoever keeps the files, and are not given to new
+    /// segments, also if no file and no checkpoint has them.
+    fn segments_known_through(&self) -> SegmentId {
+        SegmentId(0)
+    }
 
     /// Says that these bytes are about to be read. Where they have to be fetched, that can be done at once
     /// and not one after the other; whoever reads them is told what went wrong with it. Unless there is

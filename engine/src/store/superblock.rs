@@ -15,6 +15,9 @@ pub(super) struct SuperblockFile {
     pub(super) current: Superblock,
     /// Slot that is written first: the one that may not be on the disk as it was read.
     first_slot: usize,
+    /// Replacing what it says was begun and has not ended: what the disk has may be another than what was
+    /// read, since that may be in the page cache only.
+    is_unsettled: bool,
 }
 
 fn failed(
@@ -34,7 +37,7 @@ impl SuperblockFile {
     pub(super) fn create(io: &dyn Io, first: Superblock) -> Result<Self> {
         let path = path(io);
         let file = io.create(FileName::Superblock).map_err(failed(&path, "create", None))?;
-        let mut this = Self { file, path, current: first, first_slot: 0 };
+        let mut this = Self { file, path, current: first, first_slot: 0, is_unsettled: false };
         this.write()?;
         io.sync_directory().map_err(failed(&this.path, "sync the directory of", None))?;
         Ok(this)
@@ -72,13 +75,18 @@ impl SuperblockFile {
             return Err(Error::FormatTooNew { path, found, supported: FORMAT_VERSION });
         }
         let is_damaged = valid.len() < SLOT_OFFSETS.len();
+        // A slot is synced before the other is written with the same, and the next sequence.
+        let is_unsettled = match &valid[..] {
+            [(_, one), (_, other)] => one.sequence.abs_diff(other.sequence) != 1,
+            _ => true,
+        };
         match valid.into_iter().max_by_key(|(_, superblock)| superblock.sequence) {
             // A damaged slot is written first, since the other is all there is. Of two valid ones
             // the newer is: what was read of it may be in the page cache only, while the older was
             // synced before the newer was written.
             Some((newest, current)) => {
                 let first_slot = if is_damaged { 1 - newest } else { newest };
-                Ok(Self { file, path, current, first_slot })
+                Ok(Self { file, path, current, first_slot, is_unsettled })
             }
             None => {
                 let (offset, detail) =
@@ -113,6 +121,18 @@ impl SuperblockFile {
         next.sequence = self.current.sequence + 1;
         self.current = next;
         self.write()
+    }
+
+    /// Makes sure that the disk has what was read, and nothing else that is valid.
+    ///
+    /// A slot that is being replaced when the process dies is in the page cache, whole or torn, while the
+    /// disk has what it was before, or what it was to become. If it is torn and a later crash brings back
+    /// what it was to become, that counts again. So nothing may be overwritten that either needs before this.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_unsettled) {
+            self.replace(self.current.clone())?;
+        }
+        Ok(())
     }
 
     /// Writes both slots, each with a sequence of its own, so that the order can be told later.

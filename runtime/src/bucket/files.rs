@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, WriteSyncError};
+use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, SegmentId, WriteSyncError};
 
 use super::journal::Journal;
 use super::lease::Lease;
@@ -113,6 +113,10 @@ impl Io for BucketIo {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.disk.sync_directory()
+    }
+
+    fn segments_known_through(&self) -> SegmentId {
+        self.disk.noted_through()
     }
 
     fn will_read(&self, places: &[(FileName, Range<u64>)]) {

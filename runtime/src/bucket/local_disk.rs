@@ -174,6 +174,16 @@ impl LocalDisk {
         self.io.describe()
     }
 
+    /// The highest segment that the note names. A new one that had such a number would be taken for one that
+    /// the bucket has, at the next start.
+    pub(super) fn noted_through(&self) -> SegmentId {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let partial = notes.current().map(|note| &note.partial);
+        let evicted = partial.and_then(|partial| partial.evicted.last().copied());
+        let through = partial.map(|partial| partial.through);
+        through.into_iter().chain(evicted).max().unwrap_or_default()
+    }
+
     /// Before that, nothing that is whole is evicted.
     pub(super) fn serve(&self, store: Weak<Store>) {
         let _ = self.store.set(store);

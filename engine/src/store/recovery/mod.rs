@@ -23,7 +23,8 @@
 //! | R17 | a file without a header that is no whole segment, and that nothing needs | removed: filling it was interrupted |
 //! | R18 | a first batch that is whole, of a later segment than the file's header says | its segment and incarnation are not used again: a crash took the header that was written with it |
 //!
-//! Order of the end: 1. the tail (R15) is written and synced in a segment of the new incarnation,
+//! Order of the end: 0. if replacing the superblock was cut off, what was read of it is written to both slots:
+//! until then the disk may have another, which needs what is overwritten from here on; 1. the tail (R15) is written and synced in a segment of the new incarnation,
 //! and everything is replayed in memory; 2. the superblock says the new incarnation; 3. the store
 //! serves. If 2 came before 1, a crash
 //! between them would leave R10 pointing at nothing, and the tail would be lost after it had been
@@ -231,6 +232,7 @@ fn read_store(
     let last_segment = found.headers().map(|header| header.segment).max().unwrap_or_default();
     let last_file = found.by_number.keys().copied().max().unwrap_or_default();
     segments.reserve_numbers(last_segment, last_file);
+    segments.reserve_numbers(environment.io.segments_known_through(), FileNo(0));
     if let Some(root) = &root {
         segments.reserve_numbers(root.next_segment, FileNo(0));
     }
@@ -307,6 +309,7 @@ fn recover(
         replay.prepare(&tail.records)?;
     }
     // Until here nothing was written or removed: a store that is refused is left as it is.
+    superblock.settle()?;
     restore_rest(&core.segments, &found, &end.visited, &table)?;
     if let Some(tail) = end.tail {
         let place =
