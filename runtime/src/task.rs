@@ -24,6 +24,7 @@ pub(crate) trait Task: Send {
     fn joins(&self) -> bool;
 
     /// When its reply may leave, if it does not leave that to the host.
+    #[cfg_attr(not(feature = "bucket"), expect(dead_code, reason = "there are no terms"))]
     fn terms(&self) -> Terms;
 
     /// Makes an error of a result whose commit, shared with others, failed for `cause`.
