@@ -146,8 +146,9 @@ fn many_facets_take_three_requests_a_second() {
         let began = Instant::now();
         let before = host.bucket().unwrap().stat();
         let facet = host.facet(format!("agents/{n}")).unwrap();
-        let count = facet.query("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0)).wait();
-        assert!(count.unwrap()[0] > 0);
+        // The newest row: how many there are depends on the machine's speed, and so would what a scan reads.
+        let newest = facet.query("SELECT max(rowid) FROM t", (), |row| row.get::<_, i64>(0)).wait();
+        assert!(newest.unwrap()[0] > 0);
         (began.elapsed(), host.bucket().unwrap().stat().gets - before.gets)
     };
     let queries: Vec<_> = (0..200).step_by(20).map(query).collect();

@@ -238,6 +238,22 @@ impl Segments {
         self.table().in_use.contains_key(&segment)
     }
 
+    /// Whether the segments that these are in now are in use.
+    pub(crate) fn are_in_use(&self, mut references: impl Iterator<Item = StoredRef>) -> bool {
+        let segment = |reference: StoredRef| self.files.place(reference.identity()).segment;
+        references.all(|reference| {
+            let mut at = segment(reference);
+            while !self.is_in_use(at) {
+                // The cleaner may have moved it, and the segment may be ready by now.
+                let before = std::mem::replace(&mut at, segment(reference));
+                if before == at {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
     /// Recovery: a file that can be used again.
     pub(crate) fn restore_ready(&self, file: FileNo, ready: Ready) {
         let mut table = self.table();

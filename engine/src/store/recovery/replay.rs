@@ -150,11 +150,8 @@ impl<'a> Replay<'a> {
             });
         }
         let segments = &self.core.segments;
-        for reference in placed.iter().filter_map(|(_, page)| page.stored()) {
-            let place = segments.files.place(reference.identity());
-            if !segments.is_in_use(place.segment) {
-                return Ok(Err("a commit refers to a segment that is not in use"));
-            }
+        if !segments.are_in_use(placed.iter().filter_map(|(_, page)| page.stored())) {
+            return Ok(Err("a commit refers to a segment that is not in use"));
         }
         for reference in
             referred.iter().filter(|page| page.is_spilled).filter_map(|page| page.reference)
@@ -185,6 +182,10 @@ impl<'a> Replay<'a> {
             let kept =
                 if meta.page_size == entry.meta.page_size { entry.meta.page_count } else { 0 };
             map.truncate(kept, &mut |_, _| ());
+            let references = entry.pages.iter().filter_map(|(_, reference)| *reference);
+            if !self.core.segments.are_in_use(references) {
+                return Ok(Err("a fork refers to a segment that is not in use"));
+            }
             for (page, reference) in entry.pages {
                 map.set(page.0 - 1, PageRef::of_stored(reference));
             }
