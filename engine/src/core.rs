@@ -14,7 +14,7 @@ use crate::format::{Malformed, StoredRef};
 use crate::log::Log;
 use crate::map::ImageMemory;
 use crate::name::FacetName;
-use crate::segments::{Damage, Segments};
+use crate::segments::{Damage, LiveChanges, Segments};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{FacetId, Incarnation};
@@ -117,6 +117,11 @@ impl Core {
         self.with_changed(|changed| {
             self.segments.set_reserve(changed.part_bytes, changed.image_bytes);
         });
+    }
+
+    /// Counts what is live anew. If that cannot be, the store stops.
+    pub(crate) fn count(&self, changes: &LiveChanges) -> Result<()> {
+        self.segments.apply(changes).map_err(|error| self.log.poison(&error))
     }
 
     /// Reads a checkpoint part.

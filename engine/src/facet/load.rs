@@ -58,17 +58,6 @@ impl Nodes<'_> {
         })
     }
 
-    /// Fails for references that nothing could be counted by.
-    fn lead_somewhere(
-        &self,
-        references: impl Iterator<Item = StoredRef>,
-    ) -> std::result::Result<(), Malformed> {
-        if self.core.segments.are_in_use(references) {
-            return Ok(());
-        }
-        Err(Malformed("it leads to a segment that is not in use"))
-    }
-
     fn history(&self, entry: &FacetEntry) -> Result<History> {
         let (edits, stored) = self.stored_history(entry)?;
         Ok(History::restored(edits, stored, entry.meta.version))
@@ -87,12 +76,7 @@ impl Nodes<'_> {
         let mut edits = Vec::new();
         for &(reference, _) in &parts {
             edits.extend(self.read(reference, |kind, payload| match kind {
-                PartKind::History(_) => {
-                    let edits = decode_history(payload)?;
-                    let pages = edits.iter().flat_map(|edit| &edit.pages);
-                    self.lead_somewhere(pages.filter_map(|(_, reference)| *reference))?;
-                    Ok(edits)
-                }
+                PartKind::History(_) => decode_history(payload),
                 _ => Err(Malformed("it is not a part of a history")),
             })?);
         }
@@ -106,11 +90,7 @@ impl Nodes<'_> {
 impl NodeSource for Nodes<'_> {
     fn node(&self, reference: StoredRef) -> Result<(FacetId, Vec<Option<StoredRef>>)> {
         self.read(reference, |kind, payload| match kind {
-            PartKind::Node { owner, .. } => {
-                let references = decode_node(payload)?;
-                self.lead_somewhere(references.iter().copied().flatten())?;
-                Ok((owner, references))
-            }
+            PartKind::Node { owner, .. } => Ok((owner, decode_node(payload)?)),
             _ => Err(Malformed("it is not a page-map node")),
         })
     }

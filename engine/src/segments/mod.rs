@@ -445,26 +445,31 @@ impl Segments {
 
     /// Applies collected changes.
     ///
-    /// # Panics
-    /// If a count would fall below zero: the accounting is then wrong, and space could be reused
-    /// that is still needed.
-    pub(crate) fn apply(&self, changes: &LiveChanges) {
+    /// # Errors
+    /// [`Error::Corrupt`] if a count would fall below zero: the accounting is wrong, or a page map is forged, and
+    /// space could be reused that is still needed. The store is to stop.
+    pub(crate) fn apply(&self, changes: &LiveChanges) -> Result<()> {
         let mut table = self.table();
+        let wrong = |segment: &SegmentId, what: &str| Error::Corrupt {
+            path: self.files.describe(),
+            offset: 0,
+            detail: format!("segment {segment} would hold fewer live bytes of {what} than none"),
+        };
         for (segment, delta) in &changes.pages {
-            let entry = table.in_use.get_mut(segment).expect("live pages are in segments in use");
-            entry.live_page_bytes = entry
-                .live_page_bytes
-                .checked_add_signed(*delta)
-                .expect("a segment has no fewer than 0 live bytes of pages");
+            let live = table.in_use.get_mut(segment).and_then(|entry| {
+                entry.live_page_bytes = entry.live_page_bytes.checked_add_signed(*delta)?;
+                Some(())
+            });
+            live.ok_or_else(|| wrong(segment, "pages"))?;
         }
         for (segment, delta) in &changes.parts {
-            let entry =
-                table.in_use.get_mut(segment).expect("checkpoint parts are in segments in use");
-            entry.live_part_bytes = entry
-                .live_part_bytes
-                .checked_add_signed(*delta)
-                .expect("a segment has no fewer than 0 live bytes of checkpoint parts");
+            let live = table.in_use.get_mut(segment).and_then(|entry| {
+                entry.live_part_bytes = entry.live_part_bytes.checked_add_signed(*delta)?;
+                Some(())
+            });
+            live.ok_or_else(|| wrong(segment, "checkpoint parts"))?;
         }
+        Ok(())
     }
 
     /// The segments in use, as a checkpoint stores them.

@@ -436,7 +436,7 @@ impl Pass<'_> {
         }
         for Copied { moves, live } in self.copied.drain(..) {
             files.with_forwards(|forwards| forwards.add(moves));
-            self.shared.core.segments.apply(&live);
+            self.shared.core.count(&live)?;
         }
         Ok(())
     }

@@ -26,7 +26,8 @@ impl VisibleHeader {
         into: &mut [u8],
     ) -> Result<Filled> {
         let size_bytes = pages::size_bytes(snapshot);
-        if offset >= HEADER_BYTES as u64 {
+        // A file that ends before its header has none, whatever was kept of the bytes that are not there.
+        if offset >= HEADER_BYTES as u64 || size_bytes < HEADER_BYTES as u64 {
             return pages::read(snapshot, size_bytes, offset, into);
         }
         let version = snapshot.version();

@@ -401,7 +401,7 @@ impl Checkpointer {
         added.iter().for_each(|&part| settlement.part(part, 1));
         obsolete.iter().for_each(|&part| settlement.part(part, -1));
         let (mut live, mut gone) = (settlement.live, settlement.gone);
-        core.segments.apply(&std::mem::take(&mut live));
+        core.count(&std::mem::take(&mut live))?;
         core.segments.files.with_forwards(|forwards| {
             gone.drain(..).for_each(|identity| forwards.let_go(identity));
         });
@@ -432,7 +432,7 @@ impl Checkpointer {
 
         // The root does not count itself.
         live.part(place.segment, place.len, 1);
-        core.segments.apply(&live);
+        core.count(&live)?;
         self.others = root.others;
         (self.lsn, self.next_facet) = (cut.lsn, cut.next_facet);
         if !cut.is_old {
@@ -491,7 +491,7 @@ impl Checkpointer {
             live.part(place.segment, place.len, 1);
             others.push((part, place));
         }
-        core.segments.apply(&live);
+        core.count(&live)?;
         Ok(others)
     }
 
