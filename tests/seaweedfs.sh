@@ -36,19 +36,20 @@ cat >"$data/s3.json" <<'CONFIG'
 CONFIG
 "$tools/bin/weed" -logdir="$data/log" server -dir="$data/data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
     -master.telemetry=false -master.port=$((port + 1)) -master.volumeSizeLimitMB=256 \
-    -volume.port=$((port + 2)) -volume.max=0 -volume.preStopSeconds=0 -metricsPort=$((port + 14)) \
+    -volume.port=$((port + 2)) -volume.max=0 -volume.minFreeSpace=256MiB \
+    -volume.preStopSeconds=0 -metricsPort=$((port + 14)) \
     -filer -filer.port=$((port + 3)) -s3 -s3.port="$port" -s3.ip.bind=127.0.0.1 \
     -s3.config="$data/s3.json" -s3.port.iceberg=0 -s3.port.lance=0 \
     >"$data/log/out" 2>&1 </dev/null &
 server=$!
 
 put() {
-    curl --silent --output /dev/null --write-out '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 \
+    curl --silent --max-time 10 --output /dev/null --write-out '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 \
         --user testkey:testsecret --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' \
         --request PUT --data "$2" "http://127.0.0.1:$port/$1" || true
 }
-answer=
-for _ in $(seq 300); do
+answer= deadline=$((SECONDS + 60))
+while ((SECONDS < deadline)); do
     # A bucket, and an object: the first one takes the server some time, since it makes its volumes then.
     answer="$(put lapidary '')"
     [[ "$answer" == 200 ]] && answer="$(put lapidary/first first)"
@@ -59,7 +60,8 @@ for _ in $(seq 300); do
     sleep 0.1
 done
 if [[ "$answer" != 200 ]]; then
-    echo "SeaweedFS does not answer on port $port (last code: ${answer:-none}):" >&2
+    echo "SeaweedFS takes no object on port $port (last code: ${answer:-none}; it needs some 2 GiB of disk):" >&2
+    df -h "$data" >&2
     tail -n 20 "$data/log/out" >&2
     exit 1
 fi
