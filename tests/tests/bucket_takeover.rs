@@ -5,11 +5,12 @@
 use std::sync::{Arc, Mutex};
 
 use lapidary::bucket::{Bucket, BucketError};
+use lapidary_engine::FileName;
 use lapidary_tests::bucket_world::{BucketWorld, LEASE_MS, Machine, SimHost};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Driver, Progress, Scale, Tolerated, small_options};
 use lapidary_tests::sim_bucket::{RequestFault, RequestKind};
-use lapidary_tests::sim_disk::Survival;
+use lapidary_tests::sim_disk::{Operation, Survival};
 use lapidary_tests::sim_environment::HandClock;
 
 /// A short life of a host: a function of its seed.
@@ -270,6 +271,62 @@ fn power_lost_at_every_operation_of_the_disk() {
             succeed(workload, &mut world, &mut host, &what);
         }
     }
+}
+
+/// A process is killed at every write of the file `BUCKET` by which it comes back, so what it wrote last may be in
+/// memory only, and the next one loses its power while it comes back: the directory still knows that the store is its own.
+#[test]
+fn killed_and_then_without_power_while_it_comes_back() {
+    let workload = WORKLOADS[3];
+    // A host that was killed, on its machine again.
+    let killed = || {
+        let mut world = workload.world();
+        let machine = world.machine();
+        let mut host = workload.first(&world, machine);
+        workload.run(&world, &mut host, false);
+        let SimHost { mut machine, bucket, driver, .. } = host;
+        let model = driver.model.clone();
+        drop((driver, bucket));
+        machine.disk = machine.disk.after_kill();
+        (world, machine, model)
+    };
+    let come_back = |world: &BucketWorld, machine: &mut Machine| {
+        let Ok(bucket) = world.attach(machine) else { return };
+        drop(world.open(&bucket, false));
+    };
+    // Operations that write what the directory knows of the bucket, and those beside them.
+    let of_the_note = |world: &BucketWorld, machine: &mut Machine| -> Vec<u64> {
+        come_back(world, machine);
+        let trace = machine.disk.trace();
+        let is_note = |operation: &Operation| operation.file == Some(FileName::Bucket);
+        (0..).zip(&trace).filter(|(_, operation)| is_note(operation)).map(|(at, _)| at).collect()
+    };
+    let (world, mut machine, _) = killed();
+    let mut losses = 0;
+    for kill in of_the_note(&world, &mut machine) {
+        let again = || {
+            let (world, mut machine, model) = killed();
+            machine.disk.crash_at(kill);
+            come_back(&world, &mut machine);
+            machine.disk = machine.disk.after_kill();
+            (world, machine, model)
+        };
+        let (world, mut machine, _) = again();
+        for loss in of_the_note(&world, &mut machine) {
+            for turn in 0..16 {
+                let (world, mut machine, model) = again();
+                machine.disk.crash_at(loss);
+                come_back(&world, &mut machine);
+                losses += 1;
+                machine.disk = machine.disk.after_crash(Survival::Random(loss << 8 | turn));
+                let chance = workload.chance();
+                world.take_over(machine, &[&model], false, chance).unwrap_or_else(|failure| {
+                    panic!("killed at {kill}, power lost at {loss}, {turn}: {failure}")
+                });
+            }
+        }
+    }
+    assert!(losses > 100, "{losses}");
 }
 
 /// Power is lost at every write of a machine that sets itself up from the bucket, and the machine goes on

@@ -65,7 +65,13 @@ impl NoteFile {
             let malformed = Malformed::Damaged("neither of its slots is whole");
             return Err(BucketError::malformed("BUCKET", io.describe(), malformed));
         }
-        Ok(Self { file, path, current })
+        let notes = Self { file, path, current };
+        // A process that was killed may have left it in the page cache only, and the next one overwrites the slot
+        // that is on the disk. Written over itself, it cannot be torn.
+        if let Some(current) = &notes.current {
+            notes.write(current)?;
+        }
+        Ok(notes)
     }
 
     /// What is noted.
@@ -77,13 +83,17 @@ impl NoteFile {
     pub(super) fn replace(&mut self, note: Note) -> Result<()> {
         let sequence = self.current.as_ref().map_or(1, |current| current.sequence + 1);
         let note = Note { sequence, ..note };
-        // The slots take turns, so the one that counts is not touched.
-        let at = (sequence + 1) % 2 * SLOT_BYTES as u64;
+        self.write(&note)?;
+        self.current = Some(note);
+        Ok(())
+    }
+
+    /// Writes a note to its slot. The slots take turns, so the other one is not touched.
+    fn write(&self, note: &Note) -> Result<()> {
+        let at = (note.sequence + 1) % 2 * SLOT_BYTES as u64;
         self.file.write_and_sync(at, &note.encode()).map_err(|error| {
             let (operation, source) = error.into_parts();
             BucketError::Local { operation, path: self.path.clone(), source }
-        })?;
-        self.current = Some(note);
-        Ok(())
+        })
     }
 }
