@@ -157,13 +157,13 @@ mod stores;
 mod thread_use;
 
 pub use error::{VfsError, take_last_error};
-pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
 #[cfg(feature = "raw_file")]
 pub use ffi::{Code, RawFile};
 #[cfg(feature = "bundled")]
 pub use ffi::{RunningStatement, StatementWatch, authorize_statements, watch_statements};
+pub use ffi::{close_connection, fork_generation};
 #[cfg(not(feature = "loadable_extension"))]
 pub use ffi::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};
 pub use gate::{Collecting, Gate};

@@ -49,6 +49,7 @@ mod watch;
 pub use api::use_host_sqlite;
 #[cfg(feature = "bundled")]
 pub use authorizer::authorize_statements;
+pub use forked::fork_generation;
 pub(crate) use forked::{Generation, OPENED_BEFORE_FORK, PerProcess};
 #[cfg(not(feature = "loadable_extension"))]
 pub use heap::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};
