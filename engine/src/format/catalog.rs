@@ -609,8 +609,8 @@ pub(crate) fn decode_root(payload: &[u8]) -> Result<Root, Malformed> {
             file: FileNo(reader.counter32()?),
             size: reader.u32()?,
             kind: SegmentKind::decode(reader.u32()?)?,
-            live_page_bytes: reader.u64()?,
-            live_part_bytes: reader.u64()?,
+            live_page_bytes: live_bytes(&mut reader)?,
+            live_part_bytes: live_bytes(&mut reader)?,
             born: Lsn(reader.counter64()?),
         });
     }
@@ -630,6 +630,16 @@ pub(crate) fn decode_root(payload: &[u8]) -> Result<Root, Malformed> {
         return Err(Malformed("bytes follow the root"));
     }
     Ok(Root { lsn, next_facet, next_segment, chunks, segments, others })
+}
+
+/// Bytes that are live in a segment: so few that those of all segments of a root can be added up.
+fn live_bytes(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let bytes = reader.u64()?;
+    if bytes < 1 << 36 {
+        Ok(bytes)
+    } else {
+        Err(Malformed("more is live in a segment than fits in any"))
+    }
 }
 
 #[cfg(test)]
@@ -703,6 +713,11 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(decode_root(&bytes[..len]).is_err());
         }
+        let mut forged = decode_root(&bytes).unwrap();
+        forged.segments[0].live_page_bytes = u64::MAX;
+        bytes.clear();
+        encode_root(&forged, &mut bytes);
+        assert!(decode_root(&bytes).is_err());
     }
 
     #[test]
