@@ -27,11 +27,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use lapidary_engine::{DirectoryState, Environment, FileName, FileNo, Io, SegmentId, SegmentUse};
+use lapidary_engine::{DirectoryState, Environment, FileName, FileNo, Io, IoFile, SegmentId, SegmentUse};
 
 use super::cached_file::Cached;
 use super::error::{BucketError, Result};
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, find_manifest};
 use super::files::{BucketIo, LockGuard, Taken};
 use super::format::manifest::{FileEntry, MANIFEST, Manifest, Part, Parts};
 use super::format::note::{Note, Partial};
@@ -94,16 +94,7 @@ pub(super) fn attach(
     };
     let mut notes = NoteFile::open(&**local)?;
     let note = notes.current().cloned();
-    let found = match objects.get(MANIFEST) {
-        Ok((bytes, tag)) => {
-            let decoded = Manifest::decode(&bytes);
-            let manifest =
-                decoded.map_err(|error| BucketError::object(&**objects, MANIFEST, error))?;
-            Some((manifest, tag))
-        }
-        Err(error) if error.kind == ObjectErrorKind::NotFound => None,
-        Err(error) => return Err(error.into()),
-    };
+    let found = find_manifest(&**objects)?;
     let is_own = |manifest: &Manifest| {
         note.as_ref().is_some_and(|note| {
             note.holder == manifest.holder
@@ -277,22 +268,13 @@ fn claim(
 
 /// Step 4.
 fn set_up_directory(local: &dyn Io, manifest: &Manifest, threads: usize) -> Result<()> {
-    let set_up = |name: FileName,
-                  write: &dyn Fn(&dyn lapidary_engine::IoFile) -> io::Result<()>| {
-        let made = local.create(name).and_then(|file| {
-            write(&*file)?;
-            file.sync()
-        });
-        made.map_err(BucketError::local(local, "set up", Some(name)))
-    };
     let failed = |operation| BucketError::local(local, operation, None);
     for left in local.list_segments().map_err(failed("list"))? {
         local.remove(FileName::Segment(left)).map_err(failed("clear"))?;
     }
     let segment = |number: FileNo, entry: &FileEntry| {
-        set_up(FileName::Segment(number), &|file| {
-            let mut block = entry.first_block.clone();
-            block.resize(SegmentUse::BLOCK_BYTES, 0);
+        set_up(local, FileName::Segment(number), |file| {
+            let block = entry.block();
             file.write_at(0, &block)?;
             // The file has its length, and no blocks.
             match entry.bytes.checked_sub(1) {
@@ -318,9 +300,26 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest, threads: usize) -> Resu
         some(&files)?;
     }
     if !manifest.superblock.is_empty() {
-        set_up(FileName::Superblock, &|file| file.write_at(0, &manifest.superblock))?;
+        set_up_superblock(local, manifest)?;
     }
     local.sync_directory().map_err(failed("sync the directory of"))
+}
+
+pub(super) fn set_up_superblock(local: &dyn Io, manifest: &Manifest) -> Result<()> {
+    set_up(local, FileName::Superblock, |file| file.write_at(0, &manifest.superblock))
+}
+
+/// A new file, with what `write` writes, synced.
+fn set_up(
+    local: &dyn Io,
+    name: FileName,
+    write: impl FnOnce(&dyn IoFile) -> io::Result<()>,
+) -> Result<()> {
+    let made = local.create(name).and_then(|file| {
+        write(&*file)?;
+        file.sync()
+    });
+    made.map_err(BucketError::local(local, "set up", Some(name)))
 }
 
 /// The files as they are now, told to a journal.
