@@ -280,7 +280,8 @@ impl Host {
             #[cfg(feature = "metrics")]
             told: exported::Told::default(),
             process_setup,
-            process_id: AtomicU32::new(std::process::id()),
+            opened_by: std::process::id(),
+            fork_generation: AtomicU32::new(lapidary_vfs::fork_generation()),
             closed: AtomicBool::new(false),
             lost: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             store,
@@ -689,8 +690,8 @@ mod tests {
     use super::*;
     use crate::error::HostErrorKind;
 
-    /// Stands in for fork(2), which a test with threads cannot do safely: to the host, another
-    /// process id is all the difference.
+    /// Stands in for fork(2), which a test with threads cannot do safely: to the host, another count of
+    /// forks is all the difference.
     #[test]
     fn a_forked_child_is_refused_and_leaves_the_store_alone() {
         let memory = MemoryIo::new();
@@ -702,10 +703,14 @@ mod tests {
         let facet = host.facet("a").unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let sent_before = facet.run(move |_| Ok(wait.recv().is_ok()));
-        let process_id = host.shared.process_id.swap(0, Ordering::Relaxed);
+        let generation = host.shared.fork_generation.swap(7, Ordering::Relaxed);
+        let parent = std::process::id();
 
         let forked = |error: HostError| {
-            assert!(matches!(error, HostError::Forked { opened_by: 0 }), "{error}");
+            assert!(
+                matches!(error, HostError::Forked { opened_by } if opened_by == parent),
+                "{error}"
+            );
             assert_eq!(error.kind(), HostErrorKind::InvalidInput);
         };
         forked(sent_before.wait().unwrap_err());
@@ -720,7 +725,7 @@ mod tests {
         assert!(!shared.is_closed());
         assert!(shared.store.flush().is_ok());
         // The parent goes on.
-        shared.process_id.store(process_id, Ordering::Relaxed);
+        shared.fork_generation.store(generation, Ordering::Relaxed);
         go.send(()).unwrap();
         facet.execute("CREATE TABLE t(n)", ()).wait().unwrap();
     }

@@ -110,6 +110,7 @@ mod latency;
 mod line;
 mod mailbox;
 mod meter;
+mod name_set;
 mod once;
 mod output_gate;
 mod placement;

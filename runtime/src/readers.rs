@@ -20,6 +20,7 @@ use crate::connection::FacetConnection;
 use crate::error::{HostError, Result};
 use crate::isolation::{Guard, Policies, ThreadSpan, transaction};
 use crate::meter::Meters;
+use crate::name_set::NameSet;
 
 /// Enough that threads seldom meet at a lock.
 const SHARDS: usize = 16;
@@ -39,7 +40,11 @@ pub(crate) struct Readers {
     closed: AtomicBool,
 }
 
-type Shard = LruCache<FacetName, Vec<Reader>>;
+struct Shard {
+    readers: LruCache<FacetName, Vec<Reader>>,
+    /// The names in `readers`.
+    names: NameSet,
+}
 
 struct Reader {
     connection: FacetConnection,
@@ -78,7 +83,8 @@ impl Readers {
         policies: Arc<Policies>,
         meters: Arc<Meters>,
     ) -> Self {
-        let shard = || Mutex::new(Shard::new_unbounded());
+        let shard =
+            || Mutex::new(Shard { readers: LruCache::new_unbounded(), names: NameSet::default() });
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher: RandomState::new(),
@@ -151,15 +157,14 @@ impl Readers {
     /// Closes the idle readers of `root` and of everything below it.
     pub(crate) fn close_subtree(&self, root: &FacetName) {
         for shard in &self.shards {
+            // Closed when the lock is given back.
             let mut closing = Vec::new();
             let mut shard = lock(shard);
-            shard.retain(|name, readers| {
-                let stays = !name.is_within(root);
-                if !stays {
-                    closing.append(readers);
-                }
-                stays
-            });
+            for name in shard.names.within(root) {
+                shard.names.remove(&name);
+                closing.extend(shard.readers.remove(&name).unwrap_or_default());
+            }
+            drop(shard);
             self.idle.fetch_sub(closing.len(), Ordering::Relaxed);
         }
     }
@@ -167,9 +172,10 @@ impl Readers {
     pub(crate) fn close_all(&self) {
         for shard in &self.shards {
             let mut shard = lock(shard);
-            let count = shard.iter().map(|(_, readers)| readers.len()).sum();
+            let count = shard.readers.iter().map(|(_, readers)| readers.len()).sum();
             self.idle.fetch_sub(count, Ordering::Relaxed);
-            shard.clear();
+            shard.readers.clear();
+            shard.names.clear();
         }
     }
 
@@ -191,7 +197,7 @@ impl Readers {
     fn take(&self, name: &FacetName) -> Option<Reader> {
         loop {
             let mut shard = lock(&self.shards[self.shard(name)]);
-            let mut reader = shard.get_mut(name)?.pop()?;
+            let mut reader = shard.readers.get_mut(name)?.pop()?;
             self.idle.fetch_sub(1, Ordering::Relaxed);
             drop(shard);
             if reader.serves(name) && reader.guard.is_current(&self.policies, name) {
@@ -206,9 +212,12 @@ impl Readers {
         }
         let at = self.shard(name);
         let mut shard = lock(&self.shards[at]);
-        match shard.get_mut(name) {
+        match shard.readers.get_mut(name) {
             Some(readers) => readers.push(reader),
-            None => drop(shard.insert(name.clone(), vec![reader])),
+            None => {
+                shard.names.insert(name);
+                shard.readers.insert(name.clone(), vec![reader]);
+            }
         }
         drop(shard);
         if self.idle.fetch_add(1, Ordering::Relaxed) >= self.idle_max {
@@ -223,14 +232,16 @@ impl Readers {
         for step in 0..=SHARDS {
             let mut shard = lock(&self.shards[(at + step) % SHARDS]);
             // That facet alone was read just now.
-            if step == 0 && shard.len() == 1 {
+            if step == 0 && shard.readers.len() == 1 {
                 continue;
             }
-            let Some((name, mut readers)) = shard.remove_lru() else { continue };
+            let Some((name, mut readers)) = shard.readers.remove_lru() else { continue };
             // One at a time: a busy facet's readers are not all given up for one of another.
             let reader = readers.pop();
-            if !readers.is_empty() {
-                shard.insert(name, readers);
+            if readers.is_empty() {
+                shard.names.remove(&name);
+            } else {
+                shard.readers.insert(name, readers);
             }
             if reader.is_some() {
                 self.idle.fetch_sub(1, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lapidary_engine::{FacetName, Store, Ticket};
-use lapidary_vfs::{ProcessSetup, Registration};
+use lapidary_vfs::{ProcessSetup, Registration, fork_generation};
 
 use crate::abort::Aborts;
 use crate::alarms::AlarmService;
@@ -44,8 +44,10 @@ pub(crate) struct Shared {
     #[cfg(feature = "metrics")]
     pub(crate) told: crate::exported::Told,
     pub(crate) process_setup: ProcessSetup,
-    /// Never changes outside tests.
-    pub(crate) process_id: AtomicU32,
+    /// Process that opened it.
+    pub(crate) opened_by: u32,
+    /// Of the process that opened it. Never changes outside tests.
+    pub(crate) fork_generation: AtomicU32,
     pub(crate) closed: AtomicBool,
     /// Which cores have ended on a panic.
     pub(crate) lost: Box<[AtomicBool]>,
@@ -114,8 +116,10 @@ impl Shared {
     /// Refuses a forked child: the cores' threads do not exist in it, so a call would wait for ever,
     /// and two processes writing to one store would destroy it.
     pub(crate) fn check_process(&self) -> Result<()> {
-        let opened_by = self.process_id.load(Ordering::Relaxed);
-        if std::process::id() == opened_by { Ok(()) } else { Err(HostError::Forked { opened_by }) }
+        if fork_generation() == self.fork_generation.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(HostError::Forked { opened_by: self.opened_by })
     }
 }
 

@@ -320,10 +320,8 @@ impl Writers {
 
     /// Closes the writers of `root` and of everything below it.
     pub(crate) fn close_subtree(&mut self, root: &FacetName) {
-        let names: Vec<FacetName> =
-            self.open.names().filter(|name| name.is_within(root)).cloned().collect();
-        for name in &names {
-            self.close(name);
+        for name in self.open.names_within(root) {
+            self.close(&name);
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use lapidary::rusqlite::Connection;
 use lapidary::{
     ExportOptions, FacetName, FileStep, Host, HostConfig, HostErrorKind, ImportCheck,
-    ImportOptions, Imported, Result, root_hash_of_file,
+    ImportOptions, Imported, Isolation, Result, root_hash_of_file,
 };
 use tempfile::TempDir;
 
@@ -388,4 +388,27 @@ fn a_call_on_a_core_may_not_import() {
         .wait()
         .unwrap_err();
     assert_eq!(refused.kind(), HostErrorKind::InvalidInput);
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_as_good_as_others() {
+    let place = place();
+    place.host.set_isolation("strangers", Some(Isolation::untrusted())).unwrap();
+    let path = place.path("names.sqlite");
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch("CREATE TABLE cities(mayor); INSERT INTO cities VALUES ('Ann')").unwrap();
+    drop(file);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"mayor").unwrap();
+    bytes[at..at + 5].copy_from_slice(b"m\xe4y\xffr");
+    fs::write(&path, bytes).unwrap();
+    for name in ["own", "strangers/one"] {
+        place.import(&path, name).unwrap();
+        let facet = place.host.facet(name).unwrap();
+        let read = facet.read(|connection| {
+            Ok(connection.query_row("SELECT * FROM cities", (), |row| row.get::<_, String>(0))?)
+        });
+        assert_eq!(read.unwrap(), "Ann");
+        facet.execute("UPDATE cities SET rowid = 7", ()).wait().unwrap();
+    }
 }

@@ -65,12 +65,16 @@ fn restart(
     Ok(SimHost { before, ..next })
 }
 
-/// A host gives the store back, and another has it without waiting.
+/// A host gives the store back, and another has it without waiting. If the host fails at that for as long as its lease
+/// lasts, the other waits, and has what came into the bucket.
 fn hand_over(
     world: &mut BucketWorld,
     host: SimHost,
     chance: &mut Chance,
+    came: &mut Came,
 ) -> Result<SimHost, Failure> {
+    let mut before: Vec<Model> = host.models().into_iter().cloned().collect();
+    let is_under_way = host.under_way.is_some();
     let SimHost { driver, bucket, .. } = host;
     let model = driver.close()?;
     for _ in 0..100 {
@@ -80,6 +84,16 @@ fn hand_over(
                 return world.take_over(machine, &[&model], false, chance.split());
             }
             Err(BucketError::Objects(_)) => {}
+            Err(BucketError::Fenced { .. }) => {
+                came.fenced += 1;
+                let mut machine = world.machine();
+                let next = world.attach_in_the_end(&mut machine)?;
+                if is_under_way && next.shipped_lsn() > bucket.shipped_lsn() {
+                    before.rotate_right(1);
+                }
+                let models: Vec<_> = before.iter().chain([&model]).collect();
+                return world.serve(machine, next, &models, true, chance.split());
+            }
             Err(error) => return wrong(format!("a host cannot give its store back: {error}")),
         }
     }
@@ -107,7 +121,7 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
         host = match chance.below(20) {
             0..2 => lose(&mut world, host, &mut chance, &mut came)?,
             2..4 => restart(&world, host, &mut chance, &mut came)?,
-            4 => hand_over(&mut world, host, &mut chance)?,
+            4 => hand_over(&mut world, host, &mut chance, &mut came)?,
             5 => {
                 // Cut off for a while, perhaps for longer than its lease.
                 host.machine.objects.cut_off(true);

@@ -123,7 +123,7 @@
 //! | `stores` | a VFS that opens stores by their paths and shares them |
 //! | `thread_use` | what a thread has read, written, and holds in memory |
 //! | `side_files`, `scratch` | journals and temporary files |
-//! | `ffi` | all unsafe code: C methods, panic barrier, registration, the watch on statements, the count of memory |
+//! | `ffi` | all unsafe code: C methods, panic barrier, registration, the watch on statements and what they may do, the count of memory |
 //! | [`adapter`] | the same store through the `sqlite-vfs` crate's traits |
 //! | `tests/vfs/` | all of it with real SQLite; `adapter.rs` holds it against stock SQLite |
 
@@ -157,13 +157,13 @@ mod stores;
 mod thread_use;
 
 pub use error::{VfsError, take_last_error};
-pub use ffi::close_connection;
 #[cfg(feature = "loadable_extension")]
 pub use ffi::use_host_sqlite;
 #[cfg(feature = "raw_file")]
 pub use ffi::{Code, RawFile};
 #[cfg(feature = "bundled")]
-pub use ffi::{RunningStatement, StatementWatch, watch_statements};
+pub use ffi::{RunningStatement, StatementWatch, authorize_statements, watch_statements};
+pub use ffi::{close_connection, fork_generation};
 #[cfg(not(feature = "loadable_extension"))]
 pub use ffi::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};
 pub use gate::{Collecting, Gate};

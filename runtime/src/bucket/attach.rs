@@ -15,19 +15,21 @@
 //!
 //! Order. 1. The local lock. 2. The note says which epoch is about to be claimed, and for an empty
 //! directory that it is being set up. 3. The claim: the manifest names this directory in the next epoch.
-//! 4. For an empty directory: superblock and first blocks of all segments are written and synced.
+//! 4. For an empty directory: first blocks of all segments and the superblock are written, the superblock is synced.
 //! 5. The note says that the epoch is held and the directory whole. If 3 came before 2, a crash between
 //! them would leave a manifest of nobody, and its lease to be waited for, or a store taken for somebody
 //! else's. If 5 came before 4, a directory set up in part would pass for the store.
 //!
 //! *Set up* means that no data is fetched: segment files get their lengths and first blocks, which the
-//! manifest has, and the rest is fetched when it is read.
+//! manifest has, and the rest is fetched when it is read. Those files are not synced, which would take most of the
+//! time of a takeover. So whoever comes back to a directory with segments that are there in part writes the first blocks
+//! that power took. It leaves those alone that say anything: such a file has been put to another use since.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use lapidary_engine::{DirectoryState, Environment, FileName, FileNo, Io, IoFile, SegmentId, SegmentUse};
+use lapidary_engine::{DirectoryState, Environment, FileName, FileNo, Io, SegmentId, SegmentUse};
 
 use super::cached_file::Cached;
 use super::error::{BucketError, Result};
@@ -45,8 +47,6 @@ use super::shipper::{Shipper, Start};
 
 /// How often the claim is sent when no answer comes.
 const CLAIM_TRIES: usize = 5;
-/// Threads that set up files: most of the time that takes is syncs, which the disk does together.
-const SET_UP_THREADS: usize = 16;
 
 /// What a host that wants to take over has seen of the lease of another: keep it from one attempt to
 /// the next.
@@ -136,9 +136,9 @@ pub(super) fn attach(
     let manifest = &claimed.manifest;
     // 4.
     if set_up {
-        // A simulation is to be a function of its seed.
-        let threads = if settings.background { SET_UP_THREADS } else { 1 };
-        set_up_directory(&**local, manifest, threads)?;
+        set_up_directory(&**local, manifest)?;
+    } else {
+        complete_directory(&**local, manifest, &noted.partial)?;
     }
     // 5.
     noted.epoch = manifest.epoch;
@@ -151,7 +151,7 @@ pub(super) fn attach(
         segments = manifest.files.len(),
         "holds the store"
     );
-    hold(objects, environment, settings, claimed, notes, lock)
+    hold(objects, environment, settings, claimed, notes, lock, set_up)
 }
 
 fn new_holder(environment: &Environment) -> HolderId {
@@ -266,38 +266,14 @@ fn claim(
     }
 }
 
-/// Step 4.
-fn set_up_directory(local: &dyn Io, manifest: &Manifest, threads: usize) -> Result<()> {
+/// Step 4 for an empty directory, and one that was set up in part.
+fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
     let failed = |operation| BucketError::local(local, operation, None);
     for left in local.list_segments().map_err(failed("list"))? {
         local.remove(FileName::Segment(left)).map_err(failed("clear"))?;
     }
-    let segment = |number: FileNo, entry: &FileEntry| {
-        set_up(local, FileName::Segment(number), |file| {
-            let block = entry.block();
-            file.write_at(0, &block)?;
-            // The file has its length, and no blocks.
-            match entry.bytes.checked_sub(1) {
-                Some(last) if last >= block.len() as u64 => file.write_at(last, &[0]),
-                _ => Ok(()),
-            }
-        })
-    };
-    let files: Vec<_> = manifest.files.iter().collect();
-    let some = |files: &[(&FileNo, &FileEntry)]| {
-        files.iter().try_for_each(|(number, entry)| segment(**number, entry))
-    };
-    if threads > 1 {
-        let share = files.len().div_ceil(threads).max(1);
-        std::thread::scope(|scope| {
-            let started: Vec<_> =
-                files.chunks(share).map(|files| scope.spawn(|| some(files))).collect();
-            started.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-        })?;
-    } else {
-        some(&files)?;
+    for (number, entry) in &manifest.files {
+        set_up_segment(local, *number, entry)?;
     }
     if !manifest.superblock.is_empty() {
         set_up_superblock(local, manifest)?;
@@ -306,18 +282,46 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest, threads: usize) -> Resu
 }
 
 pub(super) fn set_up_superblock(local: &dyn Io, manifest: &Manifest) -> Result<()> {
-    set_up(local, FileName::Superblock, |file| file.write_at(0, &manifest.superblock))
+    let made = local.create(FileName::Superblock).and_then(|file| {
+        file.write_at(0, &manifest.superblock)?;
+        file.sync()
+    });
+    made.map_err(BucketError::local(local, "set up", Some(FileName::Superblock)))
 }
 
-/// A new file, with what `write` writes, synced.
-fn set_up(
-    local: &dyn Io,
-    name: FileName,
-    write: impl FnOnce(&dyn IoFile) -> io::Result<()>,
-) -> Result<()> {
+/// Step 4 for a directory that is whole, but for what power took of the files of `partial`.
+fn complete_directory(local: &dyn Io, manifest: &Manifest, partial: &Partial) -> Result<()> {
+    for (number, entry) in &manifest.files {
+        if !partial.contains(entry.segment) {
+            continue;
+        }
+        let (bytes, block) = match first_block(local, *number) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, Vec::new()),
+            read => {
+                read.map_err(BucketError::local(local, "read", Some(FileName::Segment(*number))))?
+            }
+        };
+        let is_whole = match SegmentUse::read(&block, *number) {
+            Some(header) => header.segment != entry.segment || bytes >= entry.bytes,
+            None => false,
+        };
+        if !is_whole {
+            set_up_segment(local, *number, entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// A file with its length and first block, and no others.
+fn set_up_segment(local: &dyn Io, number: FileNo, entry: &FileEntry) -> Result<()> {
+    let name = FileName::Segment(number);
     let made = local.create(name).and_then(|file| {
-        write(&*file)?;
-        file.sync()
+        let block = entry.block();
+        file.write_at(0, &block)?;
+        match entry.bytes.checked_sub(1) {
+            Some(last) if last >= block.len() as u64 => file.write_at(last, &[0]),
+            _ => Ok(()),
+        }
     });
     made.map_err(BucketError::local(local, "set up", Some(name)))
 }
@@ -330,6 +334,7 @@ fn hold(
     claimed: Claimed,
     notes: NoteFile,
     lock: LockGuard,
+    is_just_set_up: bool,
 ) -> Result<Held> {
     let Claimed { manifest, tag, sent_ns } = claimed;
     let local = Arc::clone(&environment.io);
@@ -358,9 +363,11 @@ fn hold(
                 continue;
             };
             // What is there may not be what was fetched: it is not known what was synced.
-            match local_disk::punch(&*local, number) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                punched => punched.map_err(failed("punch a hole into", number))?,
+            if !is_just_set_up {
+                match local_disk::punch(&*local, number) {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                    punched => punched.map_err(failed("punch a hole into", number))?,
+                }
             }
             let object = |part: &Part| manifest.objects[&part.object];
             LocalFile::partial(segment, Cached::new(Arc::clone(&fetcher), known, object))

@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lapidary_engine::FacetName;
-use lapidary_vfs::{ThreadUse, watch_statements};
+use lapidary_vfs::{ThreadUse, authorize_statements, watch_statements};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -244,9 +244,9 @@ impl Guard {
             harden(connection, rules)?;
         }
         let (with_policy, with_state) = (Arc::clone(&policy), Arc::clone(&state));
-        connection.authorizer(Some(move |context: AuthContext<'_>| {
-            with_state.authorize(with_policy.rules.as_ref(), &context)
-        }))?;
+        authorize_statements(connection, move |context: &AuthContext<'_>| {
+            with_state.authorize(with_policy.rules.as_ref(), context)
+        })?;
         let with_state = Arc::clone(&state);
         connection.progress_handler(STEPS, Some(move || with_state.progress()))?;
         let with_state = Arc::clone(&state);

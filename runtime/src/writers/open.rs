@@ -5,16 +5,23 @@ use hashlink::LruCache;
 use lapidary_engine::FacetName;
 
 use super::Writer;
+use crate::name_set::NameSet;
 
 pub(super) struct OpenWriters {
     warm: LruCache<FacetName, Writer>,
     /// Without pages, all of them used before any of `warm`.
     lean: LruCache<FacetName, Writer>,
+    /// Those of both.
+    names: NameSet,
 }
 
 impl Default for OpenWriters {
     fn default() -> Self {
-        Self { warm: LruCache::new_unbounded(), lean: LruCache::new_unbounded() }
+        Self {
+            warm: LruCache::new_unbounded(),
+            lean: LruCache::new_unbounded(),
+            names: NameSet::default(),
+        }
     }
 }
 
@@ -38,16 +45,20 @@ impl OpenWriters {
 
     /// Puts in a writer, as the one used last.
     pub(super) fn insert(&mut self, name: FacetName, writer: Writer) {
+        self.names.insert(&name);
         self.warm.insert(name, writer);
     }
 
     pub(super) fn remove(&mut self, name: &FacetName) -> Option<Writer> {
+        self.names.remove(name);
         self.warm.remove(name).or_else(|| self.lean.remove(name))
     }
 
     /// Takes out the one that was not used for longest.
     pub(super) fn remove_lru(&mut self) -> Option<(FacetName, Writer)> {
-        self.lean.remove_lru().or_else(|| self.warm.remove_lru())
+        let removed = self.lean.remove_lru().or_else(|| self.warm.remove_lru())?;
+        self.names.remove(&removed.0);
+        Some(removed)
     }
 
     /// The one that was not used for longest of those that have their pages, which it is about to lose.
@@ -62,12 +73,14 @@ impl OpenWriters {
         self.warm.len()
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &FacetName> {
-        self.warm.iter().chain(self.lean.iter()).map(|(name, _)| name)
+    /// The names of those of `root` and of what is below it.
+    pub(super) fn names_within(&self, root: &FacetName) -> Vec<FacetName> {
+        self.names.within(root)
     }
 
     pub(super) fn clear(&mut self) {
         self.warm.clear();
         self.lean.clear();
+        self.names.clear();
     }
 }

@@ -25,6 +25,13 @@ impl Generation {
     }
 }
 
+/// Calls of `fork(2)` between this process and the one that first registered a VFS, as the C library counts them: a process
+/// and its fork are told apart without a system call.
+#[must_use]
+pub fn fork_generation() -> u32 {
+    Generation::current().0
+}
+
 unsafe extern "C" fn after_fork_in_child() {
     // Nothing but what may be done in a signal handler.
     GENERATION.fetch_add(1, Ordering::Relaxed);

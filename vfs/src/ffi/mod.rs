@@ -23,6 +23,8 @@
 #![expect(unsafe_code, reason = "the C interface; everything else in this crate is safe")]
 
 mod api;
+#[cfg(feature = "bundled")]
+mod authorizer;
 mod barrier;
 mod forked;
 #[cfg(not(feature = "loadable_extension"))]
@@ -45,6 +47,9 @@ mod watch;
 
 #[cfg(feature = "loadable_extension")]
 pub use api::use_host_sqlite;
+#[cfg(feature = "bundled")]
+pub use authorizer::authorize_statements;
+pub use forked::fork_generation;
 pub(crate) use forked::{Generation, OPENED_BEFORE_FORK, PerProcess};
 #[cfg(not(feature = "loadable_extension"))]
 pub use heap::{has_heap_refusal, limit_thread_heap, replace_heap_refusal};

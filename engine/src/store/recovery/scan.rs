@@ -91,13 +91,17 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId, first_batches: bool) -> Res
         move |source| Error::Io { operation, path, offset: None, source }
     };
     let mut files = Files::default();
-    for number in io.list_segments().map_err(failed("list", None))? {
+    let mut blocks = vec![0; 2 * BLOCK_BYTES];
+    let wanted = if first_batches { blocks.len() } else { BLOCK_BYTES };
+    let numbers = io.list_segments().map_err(failed("list", None))?;
+    let places = numbers.iter().map(|&number| (FileName::Segment(number), 0..wanted as u64));
+    io.will_read(&places.collect::<Vec<_>>());
+    for number in numbers {
         let file = io.open(FileName::Segment(number)).map_err(failed("open", Some(number)))?;
         let len = file.len().map_err(failed("find the length of", Some(number)))?;
         // A file that was never put to use may be short: then it has zeros, which say that there is no
         // header. One that was in use has a header, however short it is now.
-        let mut blocks = vec![0; 2 * BLOCK_BYTES];
-        let wanted = if first_batches { blocks.len() } else { BLOCK_BYTES };
+        blocks.fill(0);
         let there = usize::try_from(len).unwrap_or(wanted).min(wanted);
         file.read_at(0, &mut blocks[..there]).map_err(failed("read", Some(number)))?;
         let (block, first) = blocks.split_at(BLOCK_BYTES);
