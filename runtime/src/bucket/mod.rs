@@ -92,7 +92,7 @@ pub use objects::{Condition, ObjectError, ObjectErrorKind, Objects, Tag};
 pub use pull::{PullProgress, Pulled, pull};
 pub use remote::RemoteObjects;
 pub use settings::BucketSettings;
-pub use status::{BucketStatus, has_store, status};
+pub use status::{BucketStatus, status};
 
 use fetch::Fetcher;
 use files::BucketIo;

@@ -103,12 +103,3 @@ pub fn status(objects: &dyn Objects) -> Result<BucketStatus> {
         shipped_lsn: manifest.shipped,
     })
 }
-
-/// Whether a store was shipped to `objects`.
-///
-/// # Errors
-/// As [`status`].
-pub fn has_store(objects: &dyn Objects) -> Result<bool> {
-    let found = retried(MANIFEST, || find_manifest(objects))?;
-    Ok(found.is_some_and(|(manifest, _)| !manifest.superblock.is_empty()))
-}

@@ -147,5 +147,8 @@ fn completions_and_manual_pages() {
     assert_eq!(run_with_input(&["man", "man1"], directory.path(), "").code, 0);
     let page = fs::read_to_string(directory.path().join("man1/lapidary-import.1")).unwrap();
     assert!(page.contains("\\-\\-prefix"), "{page}");
-    assert_eq!(fs::read_dir(directory.path().join("man1")).unwrap().count(), COMMANDS.len() + 1 + OF_BUCKETS);
+    assert_eq!(
+        fs::read_dir(directory.path().join("man1")).unwrap().count(),
+        COMMANDS.len() + 1 + OF_BUCKETS
+    );
 }

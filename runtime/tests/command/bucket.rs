@@ -143,9 +143,11 @@ fn damage_in_a_bucket_is_named() {
     assert_eq!(place.json(&["verify", "copy"])["clean"], true);
 
     fs::write(place.path("bucket/manifest"), "nothing of the kind").unwrap();
-    for arguments in
-        [&["bucket", "status", &url][..], &["bucket", "verify", &url], &["bucket", "pull", &url, "c"]]
-    {
+    for arguments in [
+        &["bucket", "status", &url][..],
+        &["bucket", "verify", &url],
+        &["bucket", "pull", &url, "c"],
+    ] {
         place.run(arguments).failed(6, "manifest");
     }
 }
