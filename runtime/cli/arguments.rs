@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Salvage(crate::check::Salvage),
     /// Give back space that is not needed
     Compact(crate::store::Compact),
+    /// Look into a store in a bucket, check it, or copy it
+    #[cfg(feature = "bucket")]
+    Bucket(crate::bucket::Bucket),
     /// Compare a store with a SQLite file for each facet, on this machine
     Bench(crate::bench::Bench),
     /// Print a script that completes this command in a shell

@@ -9,6 +9,7 @@
 //! | `limits` | `limit`: quotas and retentions |
 //! | `import`, `export` | SQLite files in and out, one or thousands |
 //! | `check` | `verify`, `salvage` |
+//! | `bucket` | `bucket`: stores in a bucket, with the feature `bucket` |
 //! | `shell` | `sql` |
 //! | `bench` | `bench`: a store next to a SQLite file for each facet |
 //! | `generate` | `completions`, `man` |
@@ -17,6 +18,8 @@
 
 mod arguments;
 mod bench;
+#[cfg(feature = "bucket")]
+mod bucket;
 mod check;
 mod export;
 mod facets;
@@ -72,6 +75,8 @@ fn run(command: Command, output: &mut Output) -> Outcome {
         Command::Verify(arguments) => check::verify(&arguments, output),
         Command::Salvage(arguments) => check::salvage(&arguments, output),
         Command::Compact(arguments) => store::compact(&arguments, output),
+        #[cfg(feature = "bucket")]
+        Command::Bucket(arguments) => bucket::run(&arguments, output),
         Command::Bench(arguments) => bench::run(&arguments, output),
         Command::Completions(arguments) => generate::completions(&arguments, output),
         Command::Man(arguments) => generate::man(&arguments, output),

@@ -173,6 +173,20 @@ impl Superblock {
     }
 }
 
+impl StoreId {
+    /// The store whose file `SUPERBLOCK` has these bytes; `None` if neither of its slots is valid. For whoever
+    /// keeps a store elsewhere and must tell one from another.
+    ///
+    /// ```
+    /// assert_eq!(lapidary_engine::StoreId::of_superblock(&[0; 8192]), None);
+    /// ```
+    #[must_use]
+    pub fn of_superblock(file: &[u8]) -> Option<Self> {
+        let mut slots = file.chunks_exact(BLOCK_BYTES);
+        slots.find_map(|slot| Superblock::decode(slot).ok()).map(|slot| slot.store)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,7 +33,7 @@ use lapidary_engine::{DirectoryState, Environment, FileName, FileNo, Io, Segment
 
 use super::cached_file::Cached;
 use super::error::{BucketError, Result};
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, find_manifest};
 use super::files::{BucketIo, LockGuard, Taken};
 use super::format::manifest::{FileEntry, MANIFEST, Manifest, Part, Parts};
 use super::format::note::{Note, Partial};
@@ -94,16 +94,7 @@ pub(super) fn attach(
     };
     let mut notes = NoteFile::open(&**local)?;
     let note = notes.current().cloned();
-    let found = match objects.get(MANIFEST) {
-        Ok((bytes, tag)) => {
-            let decoded = Manifest::decode(&bytes);
-            let manifest =
-                decoded.map_err(|error| BucketError::object(&**objects, MANIFEST, error))?;
-            Some((manifest, tag))
-        }
-        Err(error) if error.kind == ObjectErrorKind::NotFound => None,
-        Err(error) => return Err(error.into()),
-    };
+    let found = find_manifest(&**objects)?;
     let is_own = |manifest: &Manifest| {
         note.as_ref().is_some_and(|note| {
             note.holder == manifest.holder
@@ -285,13 +276,17 @@ fn set_up_directory(local: &dyn Io, manifest: &Manifest) -> Result<()> {
         set_up_segment(local, *number, entry)?;
     }
     if !manifest.superblock.is_empty() {
-        let made = local.create(FileName::Superblock).and_then(|file| {
-            file.write_at(0, &manifest.superblock)?;
-            file.sync()
-        });
-        made.map_err(BucketError::local(local, "set up", Some(FileName::Superblock)))?;
+        set_up_superblock(local, manifest)?;
     }
     local.sync_directory().map_err(failed("sync the directory of"))
+}
+
+pub(super) fn set_up_superblock(local: &dyn Io, manifest: &Manifest) -> Result<()> {
+    let made = local.create(FileName::Superblock).and_then(|file| {
+        file.write_at(0, &manifest.superblock)?;
+        file.sync()
+    });
+    made.map_err(BucketError::local(local, "set up", Some(FileName::Superblock)))
 }
 
 /// Step 4 for a directory that is whole, but for what power took of the files of `partial`.
@@ -321,8 +316,7 @@ fn complete_directory(local: &dyn Io, manifest: &Manifest, partial: &Partial) ->
 fn set_up_segment(local: &dyn Io, number: FileNo, entry: &FileEntry) -> Result<()> {
     let name = FileName::Segment(number);
     let made = local.create(name).and_then(|file| {
-        let mut block = entry.first_block.clone();
-        block.resize(SegmentUse::BLOCK_BYTES, 0);
+        let block = entry.block();
         file.write_at(0, &block)?;
         match entry.bytes.checked_sub(1) {
             Some(last) if last >= block.len() as u64 => file.write_at(last, &[0]),

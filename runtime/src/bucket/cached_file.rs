@@ -7,14 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::{IoFile, SegmentUse};
 
-use super::fetch::{Fetcher, Pieces};
+use super::fetch::{Fetcher, PIECES_MAX, Pieces};
 use super::format::manifest::{FileEntry, Part};
 use super::format::object::{ObjectInfo, PIECE_BYTES};
 
 /// Pieces that are fetched at once at most when a file is read from one end to the other.
 const AHEAD_PIECES_MAX: u64 = 16;
-/// Pieces that are fetched at once at most when many are asked for.
-const PIECES_MAX: u64 = 64;
 
 /// What is fetched of a segment file. Handles to the file share it.
 #[derive(Debug)]
@@ -205,14 +203,8 @@ impl CachedPart {
     /// there is no room, what was fetched is read, and not there.
     fn keep(&mut self, reading: &mut Reading<'_>, fetched: &Pieces) -> io::Result<u64> {
         const BLOCK_BYTES: u64 = SegmentUse::BLOCK_BYTES as u64;
-        let end = fetched.from + fetched.data.len() as u64;
-        let from = fetched.from.max(self.part.at);
-        let to = end.min(self.part.at + self.part.bytes);
         let mut kept = 0;
-        if from < to {
-            let within = |at: u64| usize::try_from(at - fetched.from).unwrap_or(usize::MAX);
-            let offset = self.offset + (from - self.part.at);
-            let bytes = &fetched.data[within(from)..within(to)];
+        if let Some((offset, bytes)) = fetched.of_part(self.offset, &self.part) {
             let write = || reading.file.write_at(offset, bytes);
             let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
             let written = match write() {

@@ -19,6 +19,12 @@ pub enum BucketError {
     /// The bucket did not do what it was asked for.
     #[error(transparent)]
     Objects(#[from] ObjectError),
+    /// The bucket has no store.
+    #[error("{bucket}: no store here; check the address, or have a host ship one")]
+    NoStore {
+        /// The bucket.
+        bucket: String,
+    },
     /// Another host serves the store.
     #[error(
         "{bucket}: host {holder} serves the store, in epoch {epoch}; it can be taken over when its \
@@ -92,6 +98,14 @@ pub enum BucketError {
         /// What is wrong with it, and what to do.
         detail: String,
     },
+    /// What is to be put into the directory does not belong to what is there.
+    #[error("{directory}: {detail}; choose an empty directory")]
+    NotEmpty {
+        /// The local directory.
+        directory: String,
+        /// What is there.
+        detail: &'static str,
+    },
     /// Bytes in the bucket, or the file `BUCKET`, are not what was written.
     #[error("{name} in {place} is damaged: {detail}; nothing was changed: restore it from a copy")]
     Damaged {
@@ -142,6 +156,9 @@ impl BucketError {
         match self {
             Self::Held { .. } | Self::Behind { .. } | Self::Outdated { .. } => HostErrorKind::Retry,
             Self::Fenced { .. } => HostErrorKind::Reopen,
+            Self::NoStore { .. } => HostErrorKind::NotFound,
+            Self::NotEmpty { .. } => HostErrorKind::AlreadyExists,
+            Self::Local { source, .. } if is_full(source) => HostErrorKind::NoSpace,
             Self::Objects(_) | Self::Local { .. } => HostErrorKind::Io,
             Self::StaleDirectory { .. }
             | Self::Directory { .. }
@@ -177,6 +194,10 @@ impl BucketError {
     pub(super) fn object(objects: &dyn Objects, name: &str, malformed: Malformed) -> Self {
         Self::malformed(name, objects.describe(), malformed)
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What a host says that is to wait for a bucket and has none.

@@ -18,6 +18,7 @@
 //! | `local_disk` | what is on the local disk, and eviction |
 //! | `fetch`, `cached_file` | reading from the bucket what the local disk does not have |
 //! | `gate` | replies that wait for the bucket |
+//! | `status`, `check`, `pull` | looking at a bucket without holding the store: who has it, is it whole, a copy of it |
 //! | `follower` | read-only hosts that follow what another ships |
 //!
 //! # Example
@@ -54,6 +55,7 @@
 
 mod attach;
 mod cached_file;
+mod check;
 mod error;
 mod fetch;
 mod files;
@@ -65,9 +67,11 @@ mod lease;
 mod local_disk;
 mod notes;
 mod objects;
+mod pull;
 mod remote;
 mod settings;
 mod shipper;
+mod status;
 mod thread;
 
 use std::sync::atomic::Ordering;
@@ -77,6 +81,7 @@ use std::time::Duration;
 use lapidary_engine::{Environment, Io, Lsn, Store, Ticket};
 
 pub use attach::Watch;
+pub use check::{BucketFinding, BucketReport, verify};
 pub(crate) use error::no_bucket;
 pub use error::{BucketError, Result};
 pub use follower::{AtLeast, Follower, FollowerSettings, FollowerStat};
@@ -84,8 +89,10 @@ pub use gate::Acknowledge;
 pub(crate) use gate::BucketGate;
 pub use lease::HolderId;
 pub use objects::{Condition, ObjectError, ObjectErrorKind, Objects, Tag};
+pub use pull::{PullProgress, Pulled, pull};
 pub use remote::RemoteObjects;
 pub use settings::BucketSettings;
+pub use status::{BucketStatus, status};
 
 use fetch::Fetcher;
 use files::BucketIo;

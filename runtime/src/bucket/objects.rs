@@ -97,6 +97,22 @@ pub trait Objects: Send + Sync + Debug {
     /// `Unclear` or `Refused`.
     fn list(&self, prefix: &str) -> Result<Vec<String>, ObjectError>;
 
+    /// As [`list`](Self::list), with the bytes of each. Unless a listing tells them, the objects are read.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list) and [`get`](Self::get).
+    fn list_with_bytes(&self, prefix: &str) -> Result<Vec<(String, u64)>, ObjectError> {
+        let mut found = Vec::new();
+        for name in self.list(prefix)? {
+            match self.get(&name) {
+                Ok((bytes, _)) => found.push((name, bytes.len() as u64)),
+                Err(error) if error.kind == ObjectErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Deletes an object; that there is none is no error.
     ///
     /// # Errors

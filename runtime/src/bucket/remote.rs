@@ -78,6 +78,18 @@ impl RemoteObjects {
     /// [`InvalidInput`](BucketError::InvalidInput) if it cannot be understood; a directory or threads
     /// that cannot be had.
     pub fn open(url: &str) -> Result<Self> {
+        Self::open_or_create(url, true)
+    }
+
+    /// As [`open`](Self::open), for who only reads: a local directory is not created.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`NoStore`](BucketError::NoStore) if there is no such directory.
+    pub fn open_to_read(url: &str) -> Result<Self> {
+        Self::open_or_create(url, false)
+    }
+
+    fn open_or_create(url: &str, create: bool) -> Result<Self> {
         let wrong = |what: &dyn fmt::Display| {
             BucketError::InvalidInput(format!(
                 "{url}: {what}; use `s3://BUCKET/PREFIX` or `file:///DIRECTORY`"
@@ -113,7 +125,11 @@ impl RemoteObjects {
                     path: directory.display().to_string(),
                     source,
                 };
-                std::fs::create_dir_all(&directory).map_err(failed)?;
+                if create {
+                    std::fs::create_dir_all(&directory).map_err(failed)?;
+                } else if !directory.is_dir() {
+                    return Err(BucketError::NoStore { bucket: url.to_owned() });
+                }
                 let store =
                     LocalFileSystem::new_with_prefix(&directory).map_err(|error| wrong(&error))?;
                 let lock = Some(directory.join(LOCK));
@@ -305,15 +321,19 @@ impl Objects for RemoteObjects {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        Ok(self.list_with_bytes(prefix)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn list_with_bytes(&self, prefix: &str) -> Result<Vec<(String, u64)>, ObjectError> {
         let (store, within) = (Arc::clone(&self.store), self.path(prefix.trim_end_matches('/')));
         let found: Vec<_> = self.run("list", prefix, TIME_MAX, async move {
-            store.list(Some(&within)).map_ok(|meta| meta.location).try_collect().await
+            store.list(Some(&within)).map_ok(|meta| (meta.location, meta.size)).try_collect().await
         })?;
-        let own = |path: Path| {
+        let own = |(path, bytes): (Path, u64)| {
             let parts: Option<Vec<String>> = path
                 .prefix_match(&self.prefix)
                 .map(|parts| parts.map(|part| part.as_ref().to_owned()).collect());
-            parts.map(|parts| parts.join("/"))
+            parts.map(|parts| (parts.join("/"), bytes))
         };
         Ok(found.into_iter().filter_map(own).collect())
     }
@@ -357,6 +377,8 @@ mod tests {
         objects.put("objects/1-1", b"0123456789", Condition::Always).unwrap();
         assert_eq!(objects.get_range("objects/1-1", 2..5).unwrap(), b"234");
         assert_eq!(objects.list("objects/").unwrap(), ["objects/1-1"]);
+        let sizes = objects.list_with_bytes("objects/").unwrap();
+        assert_eq!(sizes, [("objects/1-1".to_owned(), 10)]);
         objects.delete("objects/1-1").unwrap();
         objects.delete("objects/1-1").unwrap();
         assert!(objects.list("objects/").unwrap().is_empty());

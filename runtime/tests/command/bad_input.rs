@@ -27,11 +27,15 @@ const COMMANDS: [&str; 18] = [
     "man",
 ];
 
+/// Manual pages of `bucket` and what is below it.
+const OF_BUCKETS: usize = if cfg!(feature = "bucket") { 4 } else { 0 };
+
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
     let all = place.ok(&["--help"]);
     assert!(all.contains("Exit codes:"), "{all}");
+    assert_eq!(all.contains("bucket"), cfg!(feature = "bucket"), "{all}");
     for name in COMMANDS {
         assert!(all.contains(&format!("\n  {name} ")), "{name}");
         let help = place.ok(&[name, "--help"]);
@@ -143,5 +147,8 @@ fn completions_and_manual_pages() {
     assert_eq!(run_with_input(&["man", "man1"], directory.path(), "").code, 0);
     let page = fs::read_to_string(directory.path().join("man1/lapidary-import.1")).unwrap();
     assert!(page.contains("\\-\\-prefix"), "{page}");
-    assert_eq!(fs::read_dir(directory.path().join("man1")).unwrap().count(), COMMANDS.len() + 1);
+    assert_eq!(
+        fs::read_dir(directory.path().join("man1")).unwrap().count(),
+        COMMANDS.len() + 1 + OF_BUCKETS
+    );
 }

@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod bench;
+#[cfg(feature = "bucket")]
+mod bucket;
 mod check;
 mod files;
 mod names;

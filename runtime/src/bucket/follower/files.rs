@@ -114,9 +114,7 @@ fn segments(
 
 impl FollowedSegment {
     fn is_log(&self, number: FileNo) -> bool {
-        let mut block = self.entry.first_block.clone();
-        block.resize(SegmentUse::BLOCK_BYTES, 0);
-        SegmentUse::read(&block, number).is_some_and(|header| header.is_log)
+        SegmentUse::read(&self.entry.block(), number).is_some_and(|header| header.is_log)
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

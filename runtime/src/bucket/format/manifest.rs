@@ -112,6 +112,20 @@ pub(in super::super) struct FileEntry {
     pub(in super::super) parts: Parts,
 }
 
+impl FileEntry {
+    /// Its first block, whole.
+    pub(in super::super) fn block(&self) -> Vec<u8> {
+        let mut block = self.first_block.clone();
+        block.resize(SegmentUse::BLOCK_BYTES, 0);
+        block
+    }
+
+    /// Bytes of its parts.
+    pub(in super::super) fn part_bytes(&self) -> u64 {
+        self.parts.iter().map(|(_, part)| part.bytes).sum()
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Manifest {
     pub(in super::super) lease_ms: u32,
@@ -234,6 +248,11 @@ impl Manifest {
             manifest.files.insert(number, file);
         }
         if reader.is_at_end() { Ok(manifest) } else { damaged("it is longer than it says") }
+    }
+
+    /// Bytes of all parts.
+    pub(in super::super) fn part_bytes(&self) -> u64 {
+        self.files.values().map(FileEntry::part_bytes).sum()
     }
 
     /// Forgets objects that no part refers to.
