@@ -105,6 +105,30 @@ fn rows(host: &Host) -> i64 {
     facet.query("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0)).wait().unwrap()[0]
 }
 
+/// Whoever waits for the bucket does not wait for the interval, which is for commits that nobody waits for.
+#[test]
+fn a_call_that_waits_for_the_bucket_has_it_shipped() {
+    let objects: Arc<dyn Objects> = Arc::new(Gated::new());
+    let environment = Environment::with_io(Arc::new(MemoryIo::new()));
+    let interval = Duration::from_secs(600);
+    let settings = BucketSettings { interval, lease: interval * 3, ..settings("host") };
+    let bucket = Bucket::attach_waiting(&objects, &environment, &settings, |_| false).unwrap();
+    let config = HostConfig::new().acknowledge(Acknowledge::InBucket).pin_cores(false);
+    let host = Host::open_from_bucket(bucket, config).unwrap();
+    let began = Instant::now();
+    let facet = host.facet("a").unwrap();
+    facet.execute("CREATE TABLE t(x)", ()).wait().unwrap();
+    // Some at a time: those that come amid a shipment are in the next one.
+    for _ in 0..5 {
+        let insert = || facet.execute("INSERT INTO t VALUES (1)", ());
+        let begun: Vec<_> = (0..20).map(|_| insert()).collect();
+        begun.into_iter().for_each(|call| drop(call.wait().unwrap()));
+    }
+    assert_eq!(rows(&host), 100);
+    assert!(began.elapsed() < interval / 2, "{:?}", began.elapsed());
+    host.shutdown().unwrap();
+}
+
 #[test]
 fn a_call_is_answered_when_its_condition_holds() {
     for acknowledge in [Acknowledge::Locally, Acknowledge::InBucket] {

@@ -85,8 +85,12 @@ impl BucketGate {
         let mut held = self.held();
         held.count += 1;
         let place = (ticket.lsn(), held.count);
+        let is_first = held.replies.is_empty();
         held.replies.insert(place, (task, Arc::clone(counters)));
         drop(held);
+        if is_first {
+            self.bucket.hurry();
+        }
         // What was shipped before it was held, or the end of the lease, was told to nobody.
         self.release();
     }
@@ -101,7 +105,12 @@ impl BucketGate {
             Ok(_) => (std::mem::replace(&mut held.replies, beyond), BTreeMap::new()),
             Err(_) => (std::mem::take(&mut held.replies), beyond),
         };
+        let is_anything_held = !held.replies.is_empty();
         drop(held);
+        if is_anything_held && !sent.is_empty() {
+            // They came while that shipment was on its way.
+            self.bucket.hurry();
+        }
         for (task, counters) in sent.into_values() {
             output_gate::send(&counters, task, None);
         }

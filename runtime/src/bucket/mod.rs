@@ -384,6 +384,13 @@ impl Bucket {
         Ok(())
     }
 
+    /// Has what was written shipped without waiting for the interval, if there is a thread that ships.
+    fn hurry(&self) {
+        if let Some(thread) = &*self.running.thread() {
+            thread.hurry();
+        }
+    }
+
     /// Has `listener` called after every shipment that arrived, and when this host is fenced, by the
     /// thread that ships. It must be quick.
     pub fn on_shipped(&self, listener: Box<dyn Fn() + Send + Sync>) {
