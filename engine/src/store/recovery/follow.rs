@@ -86,7 +86,7 @@ impl Shared {
             return Err(Error::InvalidInput(what.to_owned()));
         }
         let from = known_through(&following.superblock, known);
-        let found = scan::scan(&core.environment.io, self.id, false)?;
+        let found = scan::scan(&core.environment.io, self.id)?;
         let files = &core.segments.files;
         found.headers().for_each(|header| files.set_file(header.segment, header.file));
         let from = Superblock { replay: following.position, ..from };

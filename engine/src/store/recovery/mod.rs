@@ -210,7 +210,7 @@ fn read_store(
 ) -> Result<Read> {
     check_format(current.format)?;
     let files = SegmentFiles::new(Arc::clone(&environment.io), tunables.open_segments_max);
-    let found = scan::scan(&environment.io, current.store, writes)?;
+    let found = scan::scan(&environment.io, current.store)?;
     let segments = Segments::new(files, current.format, tunables.mapped_segments_max);
     // Only where the headers say that segments are can anything be read.
     found.headers().for_each(|header| segments.files.set_file(header.segment, header.file));
@@ -240,7 +240,11 @@ fn read_store(
     // Also above those of recoveries that were cut off: what they wrote must not be taken for what
     // this one writes. Of a segment that was put to use just before a crash, the first batch may be there
     // and the header not: with the same numbers, it would be a batch of whatever is put there next.
-    let headless = found.headless(&segments, current.store)?;
+    let headless = if writes {
+        found.headless(&*environment.io, &segments, current.store, &table)?
+    } else {
+        Vec::new()
+    };
     for &(segment, _) in &headless {
         segments.reserve_numbers(segment, FileNo(0));
     }

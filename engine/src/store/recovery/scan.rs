@@ -22,9 +22,6 @@ pub(super) struct Found {
     pub(super) len: u64,
     /// `None` if it was never put to use.
     pub(super) header: Option<SegmentHeader>,
-    /// A later segment than that of the header, which the first batch says it is of, if it is whole: a
-    /// crash took the header that was written with it.
-    headless: Option<SegmentId>,
 }
 
 impl Found {
@@ -56,16 +53,52 @@ impl Files {
     /// Segments whose header a crash took, but not the batch that was written with it, and the
     /// incarnations that put them to use. Their numbers must not be given out again (R18).
     ///
-    /// The first batch alone is looked at: nothing else is written to a segment before its header is synced.
+    /// The first batch alone is looked at: nothing else is written to a segment before its header is synced. And
+    /// not that of segments in `known`, the checkpoint's: no file of those is put to use anew as long as
+    /// that is the checkpoint to recover from.
     pub(super) fn headless(
         &self,
+        io: &dyn Io,
         segments: &Segments,
         store: StoreId,
+        known: &[SegmentEntry],
     ) -> Result<Vec<(SegmentId, Incarnation)>> {
+        const FIRST: std::ops::Range<u64> = BLOCK_BYTES as u64..2 * BLOCK_BYTES as u64;
+        let is_known = |file, header: &SegmentHeader| {
+            let found = known.binary_search_by_key(&header.segment, |entry| entry.segment);
+            found.is_ok_and(|at| known[at].file == file)
+        };
+        // A file that ends before has no batch.
+        let doubtful = || {
+            let files = self.by_number.iter().map(|(&file, found)| (file, found));
+            files.filter(|(file, found)| {
+                let header = found.header.as_ref();
+                found.len > FIRST.start && header.is_none_or(|header| !is_known(*file, header))
+            })
+        };
+        let places = doubtful().map(|(file, _)| (FileName::Segment(file), FIRST));
+        io.will_read(&places.collect::<Vec<_>>());
         let mut headless = Vec::new();
-        for (&file, found) in &self.by_number {
+        let mut block = vec![0; BLOCK_BYTES];
+        for (file, found) in doubtful() {
+            block.fill(0);
+            let there = usize::try_from(found.len - FIRST.start).unwrap_or(BLOCK_BYTES);
+            let there = there.min(BLOCK_BYTES);
+            let name = FileName::Segment(file);
+            let read = io.open(name).and_then(|it| it.read_at(FIRST.start, &mut block[..there]));
+            read.map_err(|source| Error::Io {
+                operation: "read",
+                path: format!("{}/{name}", io.describe()),
+                offset: Some(FIRST.start),
+                source,
+            })?;
             let end = u32::try_from(found.len).unwrap_or(u32::MAX);
-            let Some(segment) = found.headless else { continue };
+            let batch = UnverifiedBatch::parse(&block, store, None, BATCHES_AT, end);
+            let of_header = found.header.as_ref().map_or(SegmentId(0), |header| header.segment);
+            let Some(segment) = batch.map(|batch| batch.segment()).filter(|&it| it > of_header)
+            else {
+                continue;
+            };
             let spot = Spot { store, file, segment: Some(segment), offset: BATCHES_AT, end };
             if let Some((header, ..)) = spot.batch(segments)? {
                 headless.push((segment, header.incarnation));
@@ -80,9 +113,8 @@ impl Files {
     }
 }
 
-/// Reads the headers of all segment files, and if `first_batches` looks whether one lacks what its first batch
-/// says ([`Files::headless`]): for whoever gives out numbers of segments.
-pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId, first_batches: bool) -> Result<Files> {
+/// Reads the headers of all segment files.
+pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId) -> Result<Files> {
     let failed = |operation, file: Option<FileNo>| {
         let path = file.map_or_else(
             || io.describe(),
@@ -91,27 +123,16 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId, first_batches: bool) -> Res
         move |source| Error::Io { operation, path, offset: None, source }
     };
     let mut files = Files::default();
-    let mut blocks = vec![0; 2 * BLOCK_BYTES];
-    let wanted = if first_batches { blocks.len() } else { BLOCK_BYTES };
-    let numbers = io.list_segments().map_err(failed("list", None))?;
-    let places = numbers.iter().map(|&number| (FileName::Segment(number), 0..wanted as u64));
-    io.will_read(&places.collect::<Vec<_>>());
-    for number in numbers {
+    for number in io.list_segments().map_err(failed("list", None))? {
         let file = io.open(FileName::Segment(number)).map_err(failed("open", Some(number)))?;
         let len = file.len().map_err(failed("find the length of", Some(number)))?;
         // A file that was never put to use may be short: then it has zeros, which say that there is no
         // header. One that was in use has a header, however short it is now.
-        blocks.fill(0);
-        let there = usize::try_from(len).unwrap_or(wanted).min(wanted);
-        file.read_at(0, &mut blocks[..there]).map_err(failed("read", Some(number)))?;
-        let (block, first) = blocks.split_at(BLOCK_BYTES);
-        let header = SegmentHeader::decode(block, number, store)
+        let mut block = vec![0; BLOCK_BYTES];
+        let there = usize::try_from(len).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
+        file.read_at(0, &mut block[..there]).map_err(failed("read", Some(number)))?;
+        let header = SegmentHeader::decode(&block, number, store)
             .map_err(|malformed| corrupt(&**io, number, 0, malformed.0))?;
-        let end = u32::try_from(len).unwrap_or(u32::MAX);
-        let batch = UnverifiedBatch::parse(first, store, None, BATCHES_AT, end);
-        let headless = batch.map(|batch| batch.segment()).filter(|&segment| {
-            segment > header.as_ref().map_or(SegmentId(0), |header| header.segment)
-        });
         if let Some(header) = &header {
             if u64::from(header.size) > len {
                 let detail =
@@ -126,7 +147,7 @@ pub(super) fn scan(io: &Arc<dyn Io>, store: StoreId, first_batches: bool) -> Res
                 return Err(corrupt(&**io, number, 0, detail));
             }
         }
-        files.by_number.insert(number, Found { len, header, headless });
+        files.by_number.insert(number, Found { len, header });
     }
     Ok(files)
 }
