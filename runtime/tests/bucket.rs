@@ -122,7 +122,8 @@ fn a_call_that_waits_for_the_bucket_has_it_shipped() {
     for _ in 0..5 {
         let insert = || facet.execute("INSERT INTO t VALUES (1)", ());
         let begun: Vec<_> = (0..20).map(|_| insert()).collect();
-        begun.into_iter().for_each(|call| drop(call.wait().unwrap()));
+        let changed: usize = begun.into_iter().map(|call| call.wait().unwrap()).sum();
+        assert_eq!(changed, 20);
     }
     assert_eq!(rows(&host), 100);
     assert!(began.elapsed() < interval / 2, "{:?}", began.elapsed());
