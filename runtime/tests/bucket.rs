@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lapidary::bucket::{
@@ -103,6 +103,71 @@ fn host(objects: &Gated, name: &str, acknowledge: Acknowledge) -> Host {
 fn rows(host: &Host) -> i64 {
     let facet = host.facet("a").unwrap();
     facet.query("SELECT count(*) FROM t", (), |row| row.get::<_, i64>(0)).wait().unwrap()[0]
+}
+
+/// A bucket in which somebody reads the manifest just before it is replaced.
+#[derive(Debug)]
+struct OldFirst {
+    objects: Gated,
+    manifest: Mutex<Option<(Vec<u8>, Tag)>>,
+}
+
+impl Objects for OldFirst {
+    fn describe(&self) -> String {
+        self.objects.describe()
+    }
+
+    fn get(&self, name: &str) -> Result<(Vec<u8>, Tag), ObjectError> {
+        let old = (name == "manifest").then(|| self.manifest.lock().unwrap().take()).flatten();
+        old.map_or_else(|| self.objects.get(name), Ok)
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        self.objects.get_range(name, range)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8], condition: Condition<'_>) -> Result<Tag, ObjectError> {
+        self.objects.put(name, bytes, condition)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        self.objects.list(prefix)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), ObjectError> {
+        self.objects.delete(name)
+    }
+}
+
+/// The host replaces objects while a copy is made: it goes on with the newest manifest.
+#[test]
+fn a_copy_outlives_what_the_host_replaces() {
+    let (objects, local) = (Gated::new(), MemoryIo::new());
+    let serve = |sql: &'static str| {
+        let shared: Arc<dyn Objects> = Arc::new(objects.clone());
+        let environment = Environment::with_io(Arc::new(local.clone()));
+        let settings = BucketSettings { keep_replaced: Duration::ZERO, ..settings("host") };
+        let bucket = Bucket::attach_waiting(&shared, &environment, &settings, |_| false).unwrap();
+        let host = Host::open_from_bucket(bucket, HostConfig::new().pin_cores(false)).unwrap();
+        host.facet("a").unwrap().execute_batch(sql).wait().unwrap();
+        host.shutdown().unwrap();
+    };
+    serve("CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+    let old = objects.get("manifest").unwrap();
+    let before = objects.list("objects/").unwrap();
+    // It comes back, ships the newest segments anew, and lets go of what it shipped before.
+    serve("INSERT INTO t VALUES (2)");
+    let after = objects.list("objects/").unwrap();
+    assert!(before.iter().any(|name| !after.contains(name)), "{before:?}, {after:?}");
+
+    let seen: Arc<dyn Objects> = Arc::new(OldFirst { objects, manifest: Mutex::new(Some(old)) });
+    let copy = MemoryIo::new();
+    let environment = || Environment::with_io(Arc::new(copy.clone()));
+    let pulled = lapidary::bucket::pull(&seen, &environment(), &mut |_| ()).unwrap();
+    assert_eq!(pulled.begun_again, 1);
+    let host = Host::open_in(environment(), HostConfig::new().pin_cores(false)).unwrap();
+    assert_eq!(rows(&host), 2);
+    host.shutdown().unwrap();
 }
 
 /// Whoever waits for the bucket does not wait for the interval, which is for commits that nobody waits for.
