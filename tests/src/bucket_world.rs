@@ -217,6 +217,15 @@ impl BucketWorld {
     }
 }
 
+/// The `models` of a host that knows `known` to be in the bucket, as [`SimHost::models_at`] has them.
+#[must_use]
+pub fn in_order<M>(mut models: Vec<M>, is_under_way: bool, known: Lsn, shipped: Lsn) -> Vec<M> {
+    if is_under_way && shipped > known {
+        models.rotate_right(1);
+    }
+    models
+}
+
 impl SimHost {
     /// Ships what was written. An error is no failure: shipping goes on at the next call.
     ///
@@ -254,11 +263,8 @@ impl SimHost {
     /// shipped before, that tells the two apart, and what the bucket has comes first.
     #[must_use]
     pub fn models_at(&self, shipped: Lsn) -> Vec<&Model> {
-        let mut models = self.models();
-        if self.under_way.is_some() && shipped > self.bucket.shipped_lsn() {
-            models.rotate_right(1);
-        }
-        models
+        let known = self.bucket.shipped_lsn();
+        in_order(self.models(), self.under_way.is_some(), known, shipped)
     }
 
     /// Runs a few operations.

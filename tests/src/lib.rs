@@ -20,6 +20,7 @@
 //! - [`fuzz_bodies`]: what the fuzz targets do.
 //! - [`differential`]: generated SQL on stock SQLite and on facets.
 //! - [`chance`], [`seeds`]: where decisions come from, and how to repeat a run.
+//! - [`real_bucket`]: where tests that measure keep their bucket.
 #![allow(
     clippy::missing_panics_doc,
     clippy::cast_possible_truncation,
@@ -40,6 +41,7 @@ pub mod hooks;
 pub mod image;
 mod incarnations;
 pub mod model;
+pub mod real_bucket;
 pub mod seeds;
 pub mod sim_bucket;
 pub mod sim_disk;

@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 use lapidary::bucket::{Bucket, BucketSettings, BucketStat, Objects, RemoteObjects};
 use lapidary::{Environment, Host, HostConfig};
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
-}
+use lapidary_tests::real_bucket::{number, url};
 
 const TABLES: &str =
     "CREATE TABLE IF NOT EXISTS message(id INTEGER PRIMARY KEY, role TEXT, body TEXT);
@@ -43,10 +40,7 @@ fn requests_do_not_grow_with_the_facets_that_are_written() {
     let seconds = number("LAPIDARY_COST_SECONDS", 3);
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
-    let url = std::env::var("LAPIDARY_S3_URL").map_or_else(
-        |_| format!("file://{}", path("bucket").display()),
-        |url| format!("{url}/cost-{}", std::process::id()),
-    );
+    let url = url("cost", directory.path());
     let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::open(&url).unwrap());
     let settings = BucketSettings::default();
     let local = Environment::system(path("store"));

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
 use lapidary::bucket::BucketError;
-use lapidary_tests::bucket_world::{BucketWorld, LEASE_MS, Machine, SimHost};
+use lapidary_tests::bucket_world::{BucketWorld, LEASE_MS, Machine, SimHost, in_order};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Progress, Scale, Tolerated, small_options};
 use lapidary_tests::failure::{Failure, wrong};
@@ -73,7 +73,7 @@ fn hand_over(
     chance: &mut Chance,
     came: &mut Came,
 ) -> Result<SimHost, Failure> {
-    let mut before: Vec<Model> = host.models().into_iter().cloned().collect();
+    let before: Vec<Model> = host.models().into_iter().cloned().collect();
     let is_under_way = host.under_way.is_some();
     let SimHost { driver, bucket, .. } = host;
     let model = driver.close()?;
@@ -88,9 +88,8 @@ fn hand_over(
                 came.fenced += 1;
                 let mut machine = world.machine();
                 let next = world.attach_in_the_end(&mut machine)?;
-                if is_under_way && next.shipped_lsn() > bucket.shipped_lsn() {
-                    before.rotate_right(1);
-                }
+                let (known, shipped) = (bucket.shipped_lsn(), next.shipped_lsn());
+                let before = in_order(before, is_under_way, known, shipped);
                 let models: Vec<_> = before.iter().chain([&model]).collect();
                 return world.serve(machine, next, &models, true, chance.split());
             }

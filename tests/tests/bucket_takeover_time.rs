@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 
 use lapidary::bucket::{Bucket, BucketError, BucketSettings, Objects, RemoteObjects, Watch};
 use lapidary::{Environment, Host, HostConfig};
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
-}
+use lapidary_tests::real_bucket::{number, url};
 
 /// Rows of 4000 bytes that do not shrink, in transactions of a hundred.
 fn fill(host: &Host, facets: u64, bytes: u64) {
@@ -41,10 +38,7 @@ fn a_takeover_is_quick_and_a_cold_query_takes_few_requests() {
         (number("LAPIDARY_TAKEOVER_MIB", 48), number("LAPIDARY_TAKEOVER_FACETS", 300));
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
-    let url = std::env::var("LAPIDARY_S3_URL").map_or_else(
-        |_| format!("file://{}", path("bucket").display()),
-        |url| format!("{url}/takeover-{}", std::process::id()),
-    );
+    let url = url("takeover", directory.path());
     let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::open(&url).unwrap());
     let settings = BucketSettings {
         lease: Duration::from_secs(20),

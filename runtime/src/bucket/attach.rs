@@ -33,8 +33,8 @@ use lapidary_engine::{DirectoryState, Environment, FileName, FileNo, Io, Segment
 
 use super::cached_file::Cached;
 use super::error::{BucketError, Result};
-use super::fetch::{Fetcher, find_manifest};
-use super::files::{BucketIo, LockGuard, Taken};
+use super::fetch::{Fetcher, decode_manifest, find_manifest};
+use super::files::{self, BucketIo, LockGuard, Taken};
 use super::format::manifest::{FileEntry, MANIFEST, Manifest, Part, Parts};
 use super::format::note::{Note, Partial};
 use super::journal::{Found, Journal, without_zeros};
@@ -80,10 +80,8 @@ pub(super) fn attach(
     settings.check()?;
     let local = &environment.io;
     let failed = |operation| BucketError::local(&**local, operation, None);
-    local.create_directory().map_err(failed("create"))?;
     // 1.
-    let lock = local.lock().map_err(failed("lock"))?;
-    let lock = lock.ok_or_else(|| lapidary_engine::Error::Locked { path: local.describe() })?;
+    let lock = files::lock_directory(&**local)?;
     let has_store = match local.inspect().map_err(failed("look into"))? {
         DirectoryState::Store => true,
         DirectoryState::Empty => false,
@@ -256,8 +254,7 @@ fn claim(
                 if there == bytes {
                     return Ok(Claimed { manifest, tag, sent_ns });
                 }
-                let other = Manifest::decode(&there)
-                    .map_err(|error| BucketError::object(&**objects, MANIFEST, error))?;
+                let other = decode_manifest(&**objects, &there)?;
                 return Err(held(&**objects, &other));
             }
             ObjectErrorKind::Unclear if tries < CLAIM_TRIES => tries += 1,

@@ -41,13 +41,15 @@ impl Pieces {
     }
 }
 
+/// The manifest that `bytes` from `objects` are.
+pub(super) fn decode_manifest(objects: &dyn Objects, bytes: &[u8]) -> Result<Manifest> {
+    Manifest::decode(bytes).map_err(|malformed| BucketError::object(objects, MANIFEST, malformed))
+}
+
 /// The manifest that is there, and its tag.
 pub(super) fn find_manifest(objects: &dyn Objects) -> Result<Option<(Manifest, Tag)>> {
     match objects.get(MANIFEST) {
-        Ok((bytes, tag)) => match Manifest::decode(&bytes) {
-            Ok(manifest) => Ok(Some((manifest, tag))),
-            Err(malformed) => Err(BucketError::object(objects, MANIFEST, malformed)),
-        },
+        Ok((bytes, tag)) => Ok(Some((decode_manifest(objects, &bytes)?, tag))),
         Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -72,6 +74,15 @@ pub(super) fn retried<T>(name: &str, request: impl Fn() -> Result<T>) -> Result<
         tracing::debug!(object = name, %error, "fetched again");
         tries += 1;
     }
+}
+
+fn no_store(objects: &dyn Objects) -> BucketError {
+    BucketError::NoStore { bucket: objects.describe() }
+}
+
+/// The newest manifest, of a bucket that a host has claimed, and its tag.
+pub(super) fn newest_manifest(objects: &dyn Objects) -> Result<(Manifest, Tag)> {
+    retried(MANIFEST, || find_manifest(objects))?.ok_or_else(|| no_store(objects))
 }
 
 impl Fetcher {
@@ -117,8 +128,10 @@ impl Fetcher {
 
     /// The newest manifest, of a store that was shipped, and its tag.
     pub(super) fn store(&self) -> Result<(Manifest, Tag)> {
-        let found = retried(MANIFEST, || find_manifest(&*self.objects))?;
-        let shipped = found.filter(|(manifest, _)| !manifest.superblock.is_empty());
-        shipped.ok_or_else(|| BucketError::NoStore { bucket: self.objects.describe() })
+        let (manifest, tag) = newest_manifest(&*self.objects)?;
+        if manifest.superblock.is_empty() {
+            return Err(no_store(&*self.objects));
+        }
+        Ok((manifest, tag))
     }
 }

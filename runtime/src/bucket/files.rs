@@ -15,11 +15,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::{DirectoryState, FileName, FileNo, Io, IoFile, SegmentId, WriteSyncError};
 
+use super::error::{BucketError, Result};
 use super::journal::Journal;
 use super::lease::Lease;
 use super::local_disk::{LocalDisk, LocalFile};
 
 pub(super) type LockGuard = Box<dyn Send + Sync>;
+
+/// Creates a directory if need be, and takes its lock.
+pub(super) fn lock_directory(local: &dyn Io) -> Result<LockGuard> {
+    let failed = |operation| BucketError::local(local, operation, None);
+    local.create_directory().map_err(failed("create"))?;
+    let lock = local.lock().map_err(failed("lock"))?;
+    Ok(lock.ok_or_else(|| lapidary_engine::Error::Locked { path: local.describe() })?)
+}
 
 #[derive(Debug)]
 pub(super) struct BucketIo {

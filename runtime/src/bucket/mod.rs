@@ -368,12 +368,9 @@ impl Bucket {
         while progress.shipped < ticket.lsn() {
             drop(progress);
             self.inner.lease.check()?;
-            match &*self.running.thread() {
-                Some(thread) => thread.hurry(),
-                None => {
-                    let what = "nothing ships this store but calls of `Bucket::ship`".to_owned();
-                    return Err(BucketError::InvalidInput(what));
-                }
+            if !self.hurry() {
+                let what = "nothing ships this store but calls of `Bucket::ship`".to_owned();
+                return Err(BucketError::InvalidInput(what));
             }
             progress = self.inner.progress();
             if progress.shipped < ticket.lsn() {
@@ -384,11 +381,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// Has what was written shipped without waiting for the interval, if there is a thread that ships.
-    fn hurry(&self) {
-        if let Some(thread) = &*self.running.thread() {
-            thread.hurry();
-        }
+    /// Has what was written shipped without waiting for the interval; whether there is a thread that does.
+    fn hurry(&self) -> bool {
+        self.running.thread().as_ref().map(ShipThread::hurry).is_some()
     }
 
     /// Has `listener` called after every shipment that arrived, and when this host is fenced, by the

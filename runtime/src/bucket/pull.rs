@@ -17,6 +17,7 @@ use lapidary_engine::{
 use super::HolderId;
 use super::error::{BucketError, Result};
 use super::fetch::Fetcher;
+use super::files::lock_directory;
 use super::format::manifest::{FileEntry, Manifest};
 use super::format::note::{Note, Partial};
 use super::format::object::PIECE_BYTES;
@@ -93,9 +94,7 @@ pub fn pull(
     let failed = |operation| BucketError::local(local, operation, None);
     let fetcher = Fetcher::new(Arc::clone(objects));
     let (mut manifest, mut tag) = fetcher.store()?;
-    local.create_directory().map_err(failed("create"))?;
-    let lock = local.lock().map_err(failed("lock"))?;
-    let _lock = lock.ok_or_else(|| lapidary_engine::Error::Locked { path: local.describe() })?;
+    let _lock = lock_directory(local)?;
     // 1.
     begin(local)?;
     // 2.

@@ -3,9 +3,8 @@
 use lapidary_engine::{Lsn, StoreId};
 
 use super::HolderId;
-use super::error::{BucketError, Result};
-use super::fetch::{find_manifest, retried};
-use super::format::manifest::MANIFEST;
+use super::error::Result;
+use super::fetch::{newest_manifest, retried};
 use super::format::object::{OBJECTS_PREFIX, ObjectKey};
 use super::objects::Objects;
 
@@ -71,14 +70,12 @@ impl BucketStatus {
 /// ```
 ///
 /// # Errors
-/// [`NoStore`](BucketError::NoStore); a manifest that is damaged or of a newer release; what the bucket
+/// [`NoStore`](super::BucketError::NoStore); a manifest that is damaged or of a newer release; what the bucket
 /// says.
 pub fn status(objects: &dyn Objects) -> Result<BucketStatus> {
     // In this order, what is written in between is not taken for something that nothing leads to.
     let listed = retried(OBJECTS_PREFIX, || Ok(objects.list_with_bytes(OBJECTS_PREFIX)?))?;
-    let found = retried(MANIFEST, || find_manifest(objects))?;
-    let no_store = || BucketError::NoStore { bucket: objects.describe() };
-    let (manifest, _) = found.ok_or_else(no_store)?;
+    let (manifest, _) = newest_manifest(objects)?;
     let unused = listed.iter().filter(|(name, _)| {
         let key = ObjectKey::of_name(name);
         key.is_some_and(|key| !manifest.objects.contains_key(&key))

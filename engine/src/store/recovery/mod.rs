@@ -240,11 +240,8 @@ fn read_store(
     // Also above those of recoveries that were cut off: what they wrote must not be taken for what
     // this one writes. Of a segment that was put to use just before a crash, the first batch may be there
     // and the header not: with the same numbers, it would be a batch of whatever is put there next.
-    let headless = if writes {
-        found.headless(&*environment.io, &segments, current.store, &table)?
-    } else {
-        Vec::new()
-    };
+    let headless =
+        if writes { found.headless(&segments, current.store, &table)? } else { Vec::new() };
     for &(segment, _) in &headless {
         segments.reserve_numbers(segment, FileNo(0));
     }

@@ -58,7 +58,6 @@ impl Files {
     /// that is the checkpoint to recover from.
     pub(super) fn headless(
         &self,
-        io: &dyn Io,
         segments: &Segments,
         store: StoreId,
         known: &[SegmentEntry],
@@ -73,25 +72,15 @@ impl Files {
             let files = self.by_number.iter().map(|(&file, found)| (file, found));
             files.filter(|(file, found)| {
                 let header = found.header.as_ref();
-                found.len > FIRST.start && header.is_none_or(|header| !is_known(*file, header))
+                found.len >= FIRST.end && header.is_none_or(|header| !is_known(*file, header))
             })
         };
         let places = doubtful().map(|(file, _)| (FileName::Segment(file), FIRST));
-        io.will_read(&places.collect::<Vec<_>>());
+        segments.files.will_read_files(&places.collect::<Vec<_>>());
         let mut headless = Vec::new();
         let mut block = vec![0; BLOCK_BYTES];
         for (file, found) in doubtful() {
-            block.fill(0);
-            let there = usize::try_from(found.len - FIRST.start).unwrap_or(BLOCK_BYTES);
-            let there = there.min(BLOCK_BYTES);
-            let name = FileName::Segment(file);
-            let read = io.open(name).and_then(|it| it.read_at(FIRST.start, &mut block[..there]));
-            read.map_err(|source| Error::Io {
-                operation: "read",
-                path: format!("{}/{name}", io.describe()),
-                offset: Some(FIRST.start),
-                source,
-            })?;
+            segments.files.read_file_at(file, FIRST.start, &mut block)?;
             let end = u32::try_from(found.len).unwrap_or(u32::MAX);
             let batch = UnverifiedBatch::parse(&block, store, None, BATCHES_AT, end);
             let of_header = found.header.as_ref().map_or(SegmentId(0), |header| header.segment);

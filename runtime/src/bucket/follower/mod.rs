@@ -30,6 +30,8 @@ use rusqlite::Connection;
 pub use settings::{AtLeast, FollowerSettings, FollowerStat};
 
 use super::error::{BucketError, Result};
+use super::fetch::decode_manifest;
+use super::files::lock_directory;
 use super::format::manifest::{MANIFEST, Manifest};
 use super::objects::{ObjectError, ObjectErrorKind, Objects, Tag};
 use crate::alarms::is_reserved;
@@ -150,9 +152,7 @@ impl Follower {
         settings.check()?;
         let local = &environment.io;
         let failed = |operation| BucketError::local(&**local, operation, None);
-        local.create_directory().map_err(failed("create"))?;
-        let lock = local.lock().map_err(failed("lock"))?;
-        let lock = lock.ok_or_else(|| lapidary_engine::Error::Locked { path: local.describe() })?;
+        let lock = lock_directory(&**local)?;
         cache::claim_directory(&**local)?;
         let mut config = HostConfig::new().isolation(settings.isolation.clone());
         config = config.idle_readers_max(settings.idle_readers_max);
@@ -367,8 +367,7 @@ impl Drop for Follower {
 }
 
 fn decoded(objects: &dyn Objects, bytes: &[u8]) -> Result<Manifest> {
-    let manifest =
-        Manifest::decode(bytes).map_err(|error| BucketError::object(objects, MANIFEST, error))?;
+    let manifest = decode_manifest(objects, bytes)?;
     if manifest.superblock.is_empty() {
         return Err(BucketError::Objects(ObjectError {
             kind: ObjectErrorKind::NotFound,
