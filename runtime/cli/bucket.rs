@@ -95,10 +95,11 @@ fn status(place: &Place, output: &mut Output) -> Outcome {
     let objects = count(status.objects, "object");
     output.line(format_args!("bucket    {} in {objects}", size(status.object_bytes)))?;
     output.line(format_args!(
-        "unused    {} in {} that nothing leads to",
-        size(status.unused_bytes),
-        count(status.unused_objects, "object")
-    ))
+        "other     {} in {}: history, and what is to be deleted",
+        size(status.other_bytes),
+        count(status.other_objects, "object")
+    ))?;
+    output.line(format_args!("history   {}", count(status.points.len() as u64, "point")))
 }
 
 fn status_json(status: &BucketStatus) -> serde_json::Value {
@@ -113,8 +114,9 @@ fn status_json(status: &BucketStatus) -> serde_json::Value {
         "objects": status.objects,
         "object_bytes": status.object_bytes,
         "referenced_bytes": status.referenced_bytes,
-        "unused_objects": status.unused_objects,
-        "unused_bytes": status.unused_bytes,
+        "other_objects": status.other_objects,
+        "other_bytes": status.other_bytes,
+        "points": status.points.len(),
     })
 }
 

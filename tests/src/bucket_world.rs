@@ -5,6 +5,7 @@
 //! durable then, at most all that was done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapidary::bucket::{Bucket, BucketError, BucketSettings, Objects, Watch};
 use lapidary_engine::{Environment, ErrorKind, Lsn, Store, StoreOptions};
@@ -31,6 +32,8 @@ pub struct BucketWorld {
     pub clock: HandClock,
     /// Bytes that each machine may keep of the store.
     pub local_bytes_max: u64,
+    /// How long hosts that begin to serve the store from now on keep history.
+    pub history_for: Option<Duration>,
     seed: u64,
     hosts: u64,
 }
@@ -77,7 +80,15 @@ impl BucketWorld {
     pub fn new(seed: u64, options: StoreOptions) -> Self {
         let clock = HandClock::new();
         let bucket = SimBucket::new(seed, &clock);
-        Self { options, bucket, clock, local_bytes_max: u64::MAX, seed, hosts: 0 }
+        Self {
+            options,
+            bucket,
+            clock,
+            local_bytes_max: u64::MAX,
+            history_for: None,
+            seed,
+            hosts: 0,
+        }
     }
 
     /// The model of the store before anything was done to it.
@@ -107,10 +118,12 @@ impl BucketWorld {
         let objects: Arc<dyn Objects> = Arc::new(machine.objects.clone());
         let settings = BucketSettings {
             name: format!("host-{}", machine.number),
-            lease: std::time::Duration::from_millis(LEASE_MS),
+            lease: Duration::from_millis(LEASE_MS),
             unshipped_bytes_max: usize::MAX,
             local_bytes_max: self.local_bytes_max,
-            keep_replaced: std::time::Duration::from_secs(5),
+            keep_replaced: Duration::from_secs(5),
+            history_for: self.history_for,
+            history_interval: Duration::from_secs(2),
             background: false,
             ..BucketSettings::default()
         };

@@ -5,6 +5,7 @@
 //!   the top of the former.
 //! - [`sim_bucket`], [`bucket_world`]: a bucket with a fault model of its own, and hosts on it.
 //! - [`follower_world`]: hosts that follow, and what they may show.
+//! - [`history_world`]: points of history in a bucket, and what they have to lead to.
 //! - [`model`], [`content`]: what a store should hold.
 //! - [`driver`]: random operations on a store, each answer compared with the model.
 //! - [`world`]: crashes, recoveries and checks around a driver.
@@ -37,6 +38,7 @@ pub mod failing_memory;
 pub mod failure;
 pub mod follower_world;
 pub mod fuzz_bodies;
+pub mod history_world;
 pub mod hooks;
 pub mod image;
 mod incarnations;

@@ -92,6 +92,7 @@ struct HostState {
     requests: u64,
     plan: BTreeMap<u64, RequestFault>,
     is_cut_off: bool,
+    is_observer: bool,
     lost_at: Option<(u64, bool)>,
     hooks: BTreeMap<u64, Hook>,
     /// Reads that went wrong by chance, one after the other.
@@ -148,6 +149,14 @@ impl SimBucket {
         SimObjects { bucket: self.clone(), host: state.hosts.len() - 1 }
     }
 
+    /// The bucket as somebody sees it who looks from outside: nothing goes wrong, and nothing changes by that.
+    #[must_use]
+    pub fn observer(&self) -> SimObjects {
+        let observer = self.host();
+        observer.with(|host| host.is_observer = true);
+        observer
+    }
+
     /// From now on so many of a thousand requests go wrong in some way.
     pub fn set_faults(&self, in_1000: u32) {
         self.state().faults_in_1000 = in_1000;
@@ -176,9 +185,10 @@ impl SimBucket {
         *tag = version;
     }
 
-    /// Everything that was to be done later is done.
+    /// Everything that was to be done later is done, and listed.
     pub fn settle(&self) {
         let mut state = self.state();
+        state.unlisted.clear();
         for put in std::mem::take(&mut state.late) {
             let _ = state.put(&put);
         }
@@ -260,6 +270,12 @@ impl SimObjects {
         }
         let unclear = || self.error(ObjectErrorKind::Unclear, operation, name);
         let mut state = self.bucket.state();
+        if state.hosts[self.host].is_observer {
+            let (result, _) = done(&mut state);
+            return result
+                .map(|value| (value, false))
+                .map_err(|kind| self.error(kind, operation, name));
+        }
         state.some_late_ones();
         let host = &mut state.hosts[self.host];
         let planned = host.plan.remove(&number);
@@ -392,9 +408,11 @@ impl Objects for SimObjects {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>, ObjectError> {
+        let is_observer = self.with(|host| host.is_observer);
         let listed = self.request((RequestKind::List, "list"), prefix, None, |state| {
             let mut names: Vec<String> = state.objects.keys().cloned().collect();
-            for name in std::mem::take(&mut state.unlisted) {
+            let late = if is_observer { Vec::new() } else { std::mem::take(&mut state.unlisted) };
+            for name in late {
                 if state.chance.one_in(2) {
                     // Too young, or deleted lately.
                     match names.iter().position(|listed| *listed == name) {

@@ -2,12 +2,15 @@
 //! off, stopped and come back; the store goes from one to the next, and another machine follows it.
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
+use std::time::Duration;
+
 use lapidary::bucket::BucketError;
 use lapidary_tests::bucket_world::{BucketWorld, LEASE_MS, Machine, SimHost, in_order};
 use lapidary_tests::chance::Chance;
 use lapidary_tests::driver::{Progress, Scale, Tolerated, small_options};
 use lapidary_tests::failure::{Failure, wrong};
 use lapidary_tests::follower_world::SimFollower;
+use lapidary_tests::history_world::SimHistory;
 use lapidary_tests::model::Model;
 use lapidary_tests::seeds::SIMULATION;
 use lapidary_tests::sim_disk::Survival;
@@ -23,6 +26,8 @@ struct Came {
     followed: u64,
     /// Bytes that were evicted.
     evicted: u64,
+    /// Points of history that were made, those that went, and those of which a store was made.
+    points: (u64, u64, u64),
 }
 
 /// Ends a host's process and lets another machine have the store.
@@ -70,13 +75,16 @@ fn restart(
 fn hand_over(
     world: &mut BucketWorld,
     host: SimHost,
+    history: &mut SimHistory,
     chance: &mut Chance,
     came: &mut Came,
 ) -> Result<SimHost, Failure> {
+    history.note(&host.models());
     let before: Vec<Model> = host.models().into_iter().cloned().collect();
     let is_under_way = host.under_way.is_some();
     let SimHost { driver, bucket, .. } = host;
     let model = driver.close()?;
+    history.note(&[&model]);
     for _ in 0..100 {
         match bucket.close() {
             Ok(()) => {
@@ -105,6 +113,10 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
     let mut world = BucketWorld::new(seed, small_options(&mut chance, Scale::FULL));
     world.bucket.set_faults(chance.pick(&[0, 20, 100, 200]));
     world.local_bytes_max = chance.pick(&[u64::MAX, u64::MAX, 0, 256 << 10, 512 << 10, 1 << 20]);
+    let history_for = chance.pick(&[None, Some(3), Some(20)]).map(Duration::from_secs);
+    world.history_for = history_for;
+    let kept = history_for.unwrap_or(Duration::MAX);
+    let mut history = SimHistory::new(&world);
     let machine: Machine = world.machine();
     let model = world.model();
     let mut host = world.take_over(machine, &[&model], true, chance.split())?;
@@ -115,12 +127,14 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
         } else if chance.one_in(8) {
             follower.stop();
         }
+        // A host may not have been told of the history.
+        world.history_for = history_for.filter(|_| !chance.one_in(4));
         // Whoever serves the store next may not have shipped when it is looked at again.
         follower.note(&host.models());
         host = match chance.below(20) {
             0..2 => lose(&mut world, host, &mut chance, &mut came)?,
             2..4 => restart(&world, host, &mut chance, &mut came)?,
-            4 => hand_over(&mut world, host, &mut chance, &mut came)?,
+            4 => hand_over(&mut world, host, &mut history, &mut chance, &mut came)?,
             5 => {
                 // Cut off for a while, perhaps for longer than its lease.
                 host.machine.objects.cut_off(true);
@@ -152,6 +166,14 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
         world.clock.advance_ms(u64::from(chance.below(1_500)));
         let before = host.bucket.stat().evicted_bytes;
         let shipped = host.ship();
+        history.look(&host, shipped.is_ok(), kept)?;
+        if shipped.is_ok() && chance.one_in(8) {
+            history.keep_point(&mut host, kept)?;
+        }
+        if chance.one_in(4) {
+            history.check_whole()?;
+            history.check_one(&world, &mut chance)?;
+        }
         follower.check_kept(&host)?;
         came.evicted += host.bucket.stat().evicted_bytes - before;
         match shipped {
@@ -182,7 +204,41 @@ fn life(seed: u64, rounds: u32) -> Result<Came, Failure> {
     follower.note(&[&last.shipped]);
     follower.catch_up(&last)?;
     came.followed = follower.looks.0;
+    drop(follower);
+    clean(&mut world, last, &mut history, kept)?;
+    came.points = history.seen;
     Ok(came)
+}
+
+/// In the end nothing is in the bucket that nothing leads to: with the history there is, and without.
+fn clean(
+    world: &mut BucketWorld,
+    host: SimHost,
+    history: &mut SimHistory,
+    kept: Duration,
+) -> Result<(), Failure> {
+    let mut host = host;
+    for (history_for, kept) in [(None, kept), (Some(Duration::ZERO), Duration::ZERO)] {
+        world.bucket.set_faults(0);
+        world.bucket.settle();
+        world.history_for = history_for;
+        let mut machine = world.machine();
+        let bucket = world.attach_in_the_end(&mut machine)?;
+        let models = host.models_at(bucket.shipped_lsn());
+        host = world.serve(machine, bucket, &models, true, Chance::from_seed(0))?;
+        let mut tries = 0;
+        while tries < 3 || !history.is_all_led_to(world)? {
+            tries += 1;
+            if tries == 500 {
+                return wrong(format!("garbage stays: {:?}", world.bucket.contents().keys()));
+            }
+            world.clock.advance_ms(2_000);
+            let shipped = host.ship();
+            shipped.map_err(|error| Failure::from(error.to_string()))?;
+            history.look(&host, true, kept)?;
+        }
+    }
+    Ok(())
 }
 
 #[test]
@@ -199,12 +255,15 @@ fn random_lives_of_hosts() {
         all.failed += came.failed;
         all.followed += came.followed;
         all.evicted += came.evicted;
+        let (made, went, stores) = came.points;
+        all.points = (all.points.0 + made, all.points.1 + went, all.points.2 + stores);
     }
     println!("{all:?}");
     if std::env::var_os(SIMULATION.one).is_none() {
         assert!(all.lost > 100 && all.restarted > 100 && all.fenced > 20, "{all:?}");
         assert!(all.shipped > 500 && all.failed > 50 && all.followed > 300, "{all:?}");
         assert!(all.evicted > 10 << 20, "{all:?}");
+        assert!(all.points.0 > 200 && all.points.1 > 100 && all.points.2 > 100, "{all:?}");
     }
 }
 

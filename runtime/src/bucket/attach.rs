@@ -423,14 +423,14 @@ fn hold(
         lock: Taken(Mutex::new(Some(lock))),
     });
     let shipper = Shipper::new(Start {
+        settings,
         objects: Arc::clone(objects),
         local,
         journal,
         lease,
-        lease_ms: manifest.lease_ms,
+        clock: Arc::clone(&environment.clock),
         published: manifest,
         tag,
-        keep_replaced_ms: u64::try_from(settings.keep_replaced.as_millis()).unwrap_or(u64::MAX),
         renewed_ns: sent_ns,
     });
     Ok(Held { io, shipper, fetcher, disk })

@@ -1,6 +1,6 @@
 //! Whether a bucket has all that its manifest leads to, byte by byte.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub struct BucketReport {
     pub shipped_lsn: Lsn,
     /// Segment files of the store.
     pub segments: u64,
+    /// Points of history that the manifest lists.
+    pub points: u64,
     /// Objects that were compared with their checksums.
     pub objects: u64,
     /// Bytes of data in them.
@@ -40,7 +42,7 @@ pub struct BucketFinding {
     pub object: String,
     /// Whether it is not there at all.
     pub is_missing: bool,
-    /// The segments of which a part is in it.
+    /// The segments of which a part is in it; none if it is the copy of a manifest.
     pub segments: Vec<SegmentId>,
     /// What is wrong with it.
     pub detail: String,
@@ -56,6 +58,13 @@ impl BucketReport {
 
 impl fmt::Display for BucketFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.segments.is_empty() {
+            return write!(
+                f,
+                "{}: {}; a point of history is lost with it",
+                self.object, self.detail
+            );
+        }
         let plural = if self.segments.len() == 1 { "" } else { "s" };
         write!(f, "{}: {}; it has parts of segment{plural} ", self.object, self.detail)?;
         for (number, segment) in self.segments.iter().enumerate() {
@@ -96,68 +105,134 @@ pub fn verify(
 ) -> Result<BucketReport> {
     let fetcher = Fetcher::new(Arc::clone(objects));
     let (manifest, _) = fetcher.store()?;
+    let mut wanted = Wanted::default();
+    wanted.add(&manifest);
+    check(objects, &fetcher, &manifest, wanted, Vec::new(), listener)
+}
+
+/// As [`verify`], and also everything that the [points of history](super::history) lead to.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_history(
+    objects: &Arc<dyn Objects>,
+    listener: &mut dyn FnMut(u64, u64),
+) -> Result<BucketReport> {
+    let fetcher = Fetcher::new(Arc::clone(objects));
+    let (manifest, _) = fetcher.store()?;
+    let mut wanted = Wanted::default();
+    wanted.add(&manifest);
+    let mut findings = Vec::new();
+    for point in &manifest.points {
+        let object = point.name();
+        let (is_missing, detail) = match point.manifest(&**objects) {
+            Ok(copy) => {
+                wanted.add(&copy);
+                continue;
+            }
+            Err(BucketError::Damaged { detail, .. }) => (false, detail),
+            Err(BucketError::NotKept { .. }) if point.is_kept(&**objects)? => {
+                (true, "it is missing".to_owned())
+            }
+            // The host has dropped it meanwhile.
+            Err(BucketError::NotKept { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        findings.push(BucketFinding { object, is_missing, segments: Vec::new(), detail });
+    }
+    check(objects, &fetcher, &manifest, wanted, findings, listener)
+}
+
+/// Objects, and the segments of which there are parts in them.
+#[derive(Default)]
+struct Wanted(BTreeMap<ObjectKey, (ObjectInfo, BTreeSet<SegmentId>)>);
+
+impl Wanted {
+    /// What `manifest` leads to.
+    fn add(&mut self, manifest: &Manifest) {
+        for file in manifest.files.values() {
+            for (_, part) in file.parts.iter() {
+                let info = manifest.objects[&part.object];
+                let (_, segments) = self.0.entry(info.key).or_insert((info, BTreeSet::new()));
+                segments.insert(file.segment);
+            }
+        }
+    }
+}
+
+fn check(
+    objects: &Arc<dyn Objects>,
+    fetcher: &Fetcher,
+    manifest: &Manifest,
+    wanted: Wanted,
+    findings: Vec<BucketFinding>,
+    listener: &mut dyn FnMut(u64, u64),
+) -> Result<BucketReport> {
+    let Wanted(wanted) = wanted;
     let mut report = BucketReport {
         epoch: manifest.epoch,
         shipped_lsn: manifest.shipped,
         segments: manifest.files.len() as u64,
+        points: manifest.points.len() as u64,
+        findings,
         ..BucketReport::default()
     };
-    let total: u64 = manifest.objects.values().map(|object| object.data_bytes).sum();
+    let total: u64 = wanted.values().map(|(object, _)| object.data_bytes).sum();
     let mut before = 0;
     let mut missing = Vec::new();
-    for info in manifest.objects.values() {
+    for (info, segments) in wanted.into_values() {
         let mut done = before;
-        let compared = fetcher.each(info, 0..info.pieces(), |fetched| {
+        let compared = fetcher.each(&info, 0..info.pieces(), |fetched| {
             done += fetched.data.len() as u64;
             listener(done, total);
             Ok(())
         });
         before += info.data_bytes;
         listener(before, total);
+        let finding = |is_missing, detail| BucketFinding {
+            object: info.key.name(),
+            is_missing,
+            segments: segments.iter().copied().collect(),
+            detail,
+        };
         match compared {
             Ok(()) => {
                 report.objects += 1;
                 report.bytes += info.data_bytes;
             }
             Err(BucketError::Damaged { detail, .. }) => {
-                report.findings.push(finding(&manifest, info, false, detail));
+                report.findings.push(finding(false, detail));
             }
             Err(BucketError::Objects(error)) if error.kind == ObjectErrorKind::NotFound => {
-                missing.push(info.key);
+                missing.push((info.key, finding(true, "it is missing".to_owned())));
             }
             Err(error) => return Err(error),
         }
     }
     if !missing.is_empty() {
-        // A host may have replaced them since; the newest manifest does not lead to them then.
+        // A host may have replaced them since; neither the newest manifest nor what it lists leads to them then.
         let (newest, _) = fetcher.store()?;
-        let still: Vec<&ObjectKey> =
-            missing.iter().filter(|key| newest.objects.contains_key(key)).collect();
-        report.replaced = (missing.len() - still.len()) as u64;
-        for key in still {
-            let detail = "it is missing".to_owned();
-            report.findings.push(finding(&manifest, &manifest.objects[key], true, detail));
+        for (key, finding) in missing {
+            if is_led_to(&**objects, &newest, key)? {
+                report.findings.push(finding);
+            } else {
+                report.replaced += 1;
+            }
         }
     }
     Ok(report)
 }
 
-fn finding(
-    manifest: &Manifest,
-    info: &ObjectInfo,
-    is_missing: bool,
-    detail: String,
-) -> BucketFinding {
-    let concerned = manifest
-        .files
-        .values()
-        .filter(|file| file.parts.iter().any(|(_, part)| part.object == info.key))
-        .map(|file| file.segment);
-    let segments: BTreeSet<SegmentId> = concerned.collect();
-    BucketFinding {
-        object: info.key.name(),
-        is_missing,
-        segments: segments.into_iter().collect(),
-        detail,
+fn is_led_to(objects: &dyn Objects, newest: &Manifest, key: ObjectKey) -> Result<bool> {
+    if newest.objects.contains_key(&key) {
+        return Ok(true);
     }
+    for point in newest.points.iter().filter(|point| point.may_need(key)) {
+        match point.manifest(objects) {
+            Ok(copy) if copy.objects.contains_key(&key) => return Ok(true),
+            Ok(_) | Err(BucketError::NotKept { .. } | BucketError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }

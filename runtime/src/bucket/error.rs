@@ -90,6 +90,14 @@ pub enum BucketError {
         /// What the follower had.
         lsn: lapidary_engine::Lsn,
     },
+    /// A point of history has gone.
+    #[error("{bucket}: the store as of {point} is not kept there any more; choose a later point")]
+    NotKept {
+        /// The bucket.
+        bucket: String,
+        /// The point.
+        point: super::HistoryPoint,
+    },
     /// The directory has another store than the bucket, or none is to be put into it.
     #[error("{directory}: {detail}")]
     Directory {
@@ -156,7 +164,7 @@ impl BucketError {
         match self {
             Self::Held { .. } | Self::Behind { .. } | Self::Outdated { .. } => HostErrorKind::Retry,
             Self::Fenced { .. } => HostErrorKind::Reopen,
-            Self::NoStore { .. } => HostErrorKind::NotFound,
+            Self::NoStore { .. } | Self::NotKept { .. } => HostErrorKind::NotFound,
             Self::NotEmpty { .. } => HostErrorKind::AlreadyExists,
             Self::Local { source, .. } if is_full(source) => HostErrorKind::NoSpace,
             Self::Objects(_) | Self::Local { .. } => HostErrorKind::Io,

@@ -15,6 +15,7 @@
 //! | `lease` | whether this host may still write |
 //! | `files`, `journal` | the engine's files, and what was written to them since the bucket was told |
 //! | `shipper`, `thread` | telling the bucket, and when |
+//! | `history`, `garbage` | earlier states that are kept, and what nothing needs any more |
 //! | `local_disk` | what is on the local disk, and eviction |
 //! | `fetch`, `cached_file` | reading from the bucket what the local disk does not have |
 //! | `gate` | replies that wait for the bucket |
@@ -61,7 +62,9 @@ mod fetch;
 mod files;
 mod follower;
 mod format;
+mod garbage;
 mod gate;
+mod history;
 mod journal;
 mod lease;
 mod local_disk;
@@ -81,15 +84,16 @@ use std::time::Duration;
 use lapidary_engine::{Environment, Io, Lsn, Store, Ticket};
 
 pub use attach::Watch;
-pub use check::{BucketFinding, BucketReport, verify};
+pub use check::{BucketFinding, BucketReport, verify, verify_history};
 pub(crate) use error::no_bucket;
 pub use error::{BucketError, Result};
 pub use follower::{AtLeast, Follower, FollowerSettings, FollowerStat};
 pub use gate::Acknowledge;
 pub(crate) use gate::BucketGate;
+pub use history::{HistoryPoint, history};
 pub use lease::HolderId;
 pub use objects::{Condition, ObjectError, ObjectErrorKind, Objects, Tag};
-pub use pull::{PullProgress, Pulled, pull};
+pub use pull::{PullProgress, Pulled, pull, pull_at};
 pub use remote::RemoteObjects;
 pub use settings::BucketSettings;
 pub use status::{BucketStatus, status};
@@ -105,8 +109,8 @@ use thread::ShipThread;
 /// How long whoever waits for the bucket looks away from the lease.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How many objects are deleted after a shipment at most.
-const DELETES_MAX: usize = 16;
+/// How many requests of no hurry are made after a shipment at most.
+const TIDY_MAX: usize = 16;
 
 type Listener = Box<dyn Fn() + Send + Sync>;
 
@@ -428,6 +432,23 @@ impl Bucket {
         self.inner.tell();
     }
 
+    /// Makes a [point of history](history) of all that was durable when this was called, whenever the next one is
+    /// due. When it returns, the manifest lists it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](BucketError::InvalidInput) if [`BucketSettings::history_for`] says that none is kept;
+    /// [`Fenced`](BucketError::Fenced); a request failed: the call may be made again.
+    pub fn keep_point(&self) -> Result<HistoryPoint> {
+        let inner = &self.inner;
+        if let Some(store) = inner.store.get().and_then(Weak::upgrade) {
+            let wanted = store.durable_lsn();
+            while inner.progress().shipped < wanted {
+                inner.ship()?;
+            }
+        }
+        inner.shipper().keep_point_now()
+    }
+
     /// After the store was closed: ships the rest and gives the lease back, so that another host need
     /// not wait. Nothing can be written afterwards.
     ///
@@ -475,11 +496,6 @@ impl Inner {
             // The store is being opened, which may take longer than a lease.
             shipper.renew().map(|()| self.shipped_before)
         };
-        if shipped.is_ok()
-            && let Err(error) = shipper.collect(DELETES_MAX)
-        {
-            tracing::debug!(%error, "an object that nothing leads to is still there");
-        }
         drop(shipper);
         match shipped {
             Ok(shipped) => {
@@ -491,6 +507,9 @@ impl Inner {
                 drop(progress);
                 self.tell();
                 self.disk.settle();
+                if let Err(error) = self.shipper().tidy(TIDY_MAX) {
+                    tracing::debug!(%error, "history and garbage wait for the next shipment");
+                }
                 Ok(shipped)
             }
             Err(error) => {

@@ -21,8 +21,9 @@ use super::files::lock_directory;
 use super::format::manifest::{FileEntry, Manifest};
 use super::format::note::{Note, Partial};
 use super::format::object::PIECE_BYTES;
+use super::history::HistoryPoint;
 use super::notes::NoteFile;
-use super::objects::{ObjectErrorKind, Objects};
+use super::objects::{ObjectError, ObjectErrorKind, Objects};
 
 /// How often it goes on with a newer manifest when the host has replaced something meanwhile.
 const NEWER_MAX: u32 = 20;
@@ -90,37 +91,81 @@ pub fn pull(
     environment: &Environment,
     listener: &mut dyn FnMut(PullProgress),
 ) -> Result<Pulled> {
-    let local = &*environment.io;
-    let failed = |operation| BucketError::local(local, operation, None);
     let fetcher = Fetcher::new(Arc::clone(objects));
-    let (mut manifest, mut tag) = fetcher.store()?;
-    let _lock = lock_directory(local)?;
-    // 1.
-    begin(local)?;
-    // 2.
-    let mut files = Files { local, fetcher: &fetcher, whole: BTreeMap::new() };
+    let (manifest, mut tag) = fetcher.store()?;
     let mut begun_again = 0;
-    loop {
-        let total_bytes = manifest.part_bytes();
-        let fetched = files.fetch(&manifest, &mut |done_bytes| {
-            listener(PullProgress { done_bytes, total_bytes, begun_again });
-        });
-        let error = match fetched {
-            Ok(()) => break,
-            Err(BucketError::Objects(error)) if error.kind == ObjectErrorKind::NotFound => error,
-            Err(error) => return Err(error),
-        };
+    copy(environment, &fetcher, manifest, listener, |manifest, missing| {
         let (newest, newest_tag) = fetcher.store()?;
         if newest_tag == tag {
-            let (name, place) = (error.name, error.bucket);
-            return Err(BucketError::Damaged { name, place, detail: "it is missing".to_owned() });
+            return Err(is_missing(missing));
         }
         if begun_again == NEWER_MAX {
             let bucket = objects.describe();
             return Err(BucketError::Outdated { bucket, lsn: manifest.shipped });
         }
         begun_again += 1;
-        (manifest, tag) = (newest, newest_tag);
+        tag = newest_tag;
+        Ok(newest)
+    })
+}
+
+/// As [`pull`], but of the store as it was at a [point of its history](super::history).
+///
+/// The copy can be put into an empty bucket, by a host that is given both ([`Bucket::attach`](super::Bucket::attach)). It is
+/// not to be put into the place of the store itself: what is read and deleted there now would be of two stores.
+///
+/// # Errors
+/// As [`pull`]; [`NotKept`](BucketError::NotKept) if the point has gone, or goes meanwhile.
+pub fn pull_at(
+    objects: &Arc<dyn Objects>,
+    environment: &Environment,
+    point: &HistoryPoint,
+    listener: &mut dyn FnMut(PullProgress),
+) -> Result<Pulled> {
+    let fetcher = Fetcher::new(Arc::clone(objects));
+    let manifest = point.manifest(&**objects)?;
+    copy(environment, &fetcher, manifest, listener, |_, missing| {
+        if point.is_kept(&**objects)? {
+            return Err(is_missing(missing));
+        }
+        Err(BucketError::NotKept { bucket: objects.describe(), point: *point })
+    })
+}
+
+fn is_missing(error: ObjectError) -> BucketError {
+    let detail = "it is missing".to_owned();
+    BucketError::Damaged { name: error.name, place: error.bucket, detail }
+}
+
+/// Makes the copy that `manifest` leads to. If an object is missing, `newer` says with which manifest to go on.
+fn copy(
+    environment: &Environment,
+    fetcher: &Fetcher,
+    mut manifest: Manifest,
+    listener: &mut dyn FnMut(PullProgress),
+    mut newer: impl FnMut(&Manifest, ObjectError) -> Result<Manifest>,
+) -> Result<Pulled> {
+    let local = &*environment.io;
+    let failed = |operation| BucketError::local(local, operation, None);
+    let _lock = lock_directory(local)?;
+    // 1.
+    begin(local)?;
+    // 2.
+    let mut files = Files { local, fetcher, whole: BTreeMap::new() };
+    let mut begun_again = 0;
+    loop {
+        let total_bytes = manifest.part_bytes();
+        let fetched = files.fetch(&manifest, &mut |done_bytes| {
+            listener(PullProgress { done_bytes, total_bytes, begun_again });
+        });
+        manifest = match fetched {
+            Ok(()) => break,
+            Err(BucketError::Objects(error)) if error.kind == ObjectErrorKind::NotFound => {
+                newer(&manifest, error)?
+            }
+            Err(error) => return Err(error),
+        };
+        begun_again += 1;
     }
     local.sync_directory().map_err(failed("sync the directory of"))?;
     // 3.

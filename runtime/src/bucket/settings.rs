@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::{BucketError, Result};
 use super::format::manifest::NAME_BYTES_MAX;
+use super::history::POINTS_MAX;
 
 /// How a host keeps its store in a bucket. None of it is stored; hosts may differ, but for
 /// [`lease`](Self::lease): a manifest tells the lease it gives.
@@ -34,6 +35,12 @@ pub struct BucketSettings {
     pub local_bytes_max: u64,
     /// How long objects that no manifest leads to any more are kept. Default 60 s.
     pub keep_replaced: Duration,
+    /// How long the bucket keeps what it was: [points of history](super::history) are made, and all that they lead to is
+    /// kept. A part of what was replaced since takes space for so long. `Some` of nothing deletes those there are; `None`
+    /// leaves them alone, and makes no more. Default `None`.
+    pub history_for: Option<Duration>,
+    /// Time between two points of history; if nothing is committed, there are none. Default 1 h.
+    pub history_interval: Duration,
     /// Whether a thread ships and renews the lease; if not, nothing is but by [`Bucket::ship`](super::Bucket::ship),
     /// as simulations need it. Default `true`.
     pub background: bool,
@@ -50,6 +57,8 @@ impl Default for BucketSettings {
             unshipped_bytes_max: 256 << 20,
             local_bytes_max: u64::MAX,
             keep_replaced: Duration::from_secs(60),
+            history_for: None,
+            history_interval: Duration::from_secs(3600),
             background: true,
         }
     }
@@ -66,6 +75,16 @@ impl BucketSettings {
             let interval = self.interval.as_millis();
             return wrong(format!(
                 "an interval of {interval} ms: it must be a third of the lease of {lease_ms} ms at most"
+            ));
+        }
+        let most = POINTS_MAX as u128 / 2;
+        let (history, each) = (self.history_for.unwrap_or_default(), self.history_interval);
+        if each < Duration::from_secs(1) || history.as_millis() / each.as_millis().max(1) > most {
+            return wrong(format!(
+                "history of {} s with a point in each {} ms: it must be {most} points at most, a second or more \
+                 apart",
+                history.as_secs(),
+                each.as_millis()
             ));
         }
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {

@@ -10,20 +10,22 @@
 //! was done. That it was done is seen from the answer, or, when the condition fails, from the bytes that
 //! are there.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lapidary_engine::{FileName, Io, Lsn};
+use lapidary_engine::{Clock, FileName, Io, Lsn};
 
 use super::error::{BucketError, Result};
 use super::format::manifest::{MANIFEST, Manifest};
 use super::format::object::{self, Extent, ObjectInfo, ObjectKey};
+use super::garbage::Garbage;
+use super::history::{HistoryPoint, Keeper};
 use super::journal::{Cut, FromFile, Journal};
 use super::lease::Lease;
 use super::local_disk::SEALED_PARTS_MAX;
 use super::objects::{Condition, ObjectErrorKind, Objects, Tag};
+use super::settings::BucketSettings;
 
 /// Any file is from more than this: it bounds the manifest.
 const PARTS_MAX: usize = 48;
@@ -46,6 +48,7 @@ pub(super) struct Shipper {
     local: Arc<dyn Io>,
     journal: Arc<Journal>,
     lease: Arc<Lease>,
+    clock: Arc<dyn Clock>,
     counters: Arc<ShipCounters>,
     /// The manifest that is in the bucket, and its tag.
     published: Manifest,
@@ -53,9 +56,8 @@ pub(super) struct Shipper {
     lease_ms: u32,
     next_object: u64,
     under_way: Option<UnderWay>,
-    /// Objects that no manifest refers to any more, to be deleted.
-    garbage: VecDeque<(u64, ObjectKey)>,
-    keep_replaced_ns: u64,
+    keeper: Keeper,
+    garbage: Garbage,
     /// When the manifest that is there was sent first.
     renewed_ns: u64,
 }
@@ -80,35 +82,38 @@ struct Sent {
 
 /// What a shipper starts from.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct Start<'a> {
+    pub(super) settings: &'a BucketSettings,
     pub(super) objects: Arc<dyn Objects>,
     pub(super) local: Arc<dyn Io>,
     pub(super) journal: Arc<Journal>,
     pub(super) lease: Arc<Lease>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) published: Manifest,
     pub(super) tag: Tag,
-    pub(super) lease_ms: u32,
-    pub(super) keep_replaced_ms: u64,
     /// When the manifest that is there was sent first.
     pub(super) renewed_ns: u64,
 }
 
 impl Shipper {
-    pub(super) fn new(start: Start) -> Self {
-        let Start { objects, local, journal, lease, published, tag, lease_ms, .. } = start;
+    pub(super) fn new(start: Start<'_>) -> Self {
+        let Start { settings, objects, local, journal, lease, clock, published, tag, .. } = start;
+        let (now_ns, wall_ms) = (lease.now_ns(), clock.wall_ms());
+        let keep_replaced_ns = settings.keep_replaced.as_nanos();
         Self {
             objects,
             local,
             journal,
             lease,
+            clock,
             counters: Arc::default(),
             next_object: published.next_object,
+            keeper: Keeper::new(settings, published.points.clone(), now_ns, wall_ms),
+            garbage: Garbage::new(u64::try_from(keep_replaced_ns).unwrap_or(u64::MAX)),
+            lease_ms: published.lease_ms,
             published,
             tag,
-            lease_ms,
             under_way: None,
-            garbage: VecDeque::new(),
-            keep_replaced_ns: start.keep_replaced_ms.saturating_mul(1_000_000),
             renewed_ns: start.renewed_ns,
         }
     }
@@ -285,6 +290,7 @@ impl Shipper {
             manifest.sequence += 1;
             manifest.shipped = under_way.shipped;
             manifest.next_object = self.next_object;
+            manifest.points = self.keeper.points().to_vec();
             if let Some(cut) = &under_way.cut {
                 manifest.superblock.clone_from(&cut.superblock);
                 manifest.objects.clone_from(&cut.objects);
@@ -360,50 +366,59 @@ impl Shipper {
             self.counters.is_under_way.store(false, Ordering::Relaxed);
         }
         self.counters.manifest_bytes.store(sent.bytes.len() as u64, Ordering::Relaxed);
-        let until_ns = self.lease.now_ns().saturating_add(self.keep_replaced_ns);
-        let kept = &sent.manifest.objects;
-        let gone = self.published.objects.keys().filter(|key| !kept.contains_key(key));
-        self.garbage.extend(gone.map(|&key| (until_ns, key)));
+        self.garbage.landed(&self.published, &sent.manifest, self.lease.now_ns());
         self.published = sent.manifest;
         self.tag = tag;
     }
 
-    /// Finds objects that no manifest leads to: hosts that were lost between writing them and the
-    /// manifest leave such. Those of this epoch are left alone, as they may be on their way.
+    /// What is to be done and has time: makes a point of history if one is due, looks for garbage and deletes some,
+    /// in `most` requests at most, and none when the lease is to be renewed.
     ///
     /// # Errors
-    /// A request failed.
-    pub(super) fn sweep(&mut self) -> Result<()> {
+    /// A request failed; what it was for is tried again.
+    pub(super) fn tidy(&mut self, most: usize) -> Result<()> {
         let now_ns = self.lease.now_ns();
-        for name in self.objects.list(object::OBJECTS_PREFIX)? {
-            let Some(key) = ObjectKey::of_name(&name) else { continue };
-            let is_known = self.published.objects.contains_key(&key)
-                || self.garbage.iter().any(|(_, garbage)| *garbage == key);
-            if key.epoch < self.published.epoch && !is_known {
-                self.garbage.push_back((now_ns.saturating_add(self.keep_replaced_ns), key));
+        if self.under_way.is_none() && self.keeper.is_due(&self.published, now_ns) {
+            self.keep_point()?;
+        }
+        for _ in 0..most {
+            let now_ns = self.lease.now_ns();
+            if !self.garbage.is_due(now_ns) || now_ns >= self.renewal_due_ns() {
+                break;
+            }
+            if self.garbage.step(&*self.objects, &self.published, now_ns)? {
+                self.counters.deletes.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())
     }
 
-    /// Deletes objects that have been out of use for long enough, at most `most`.
-    ///
-    /// That is safe whatever other hosts do: whoever takes over goes on from the manifest that this host
-    /// wrote last, or its compare-and-swap fails; that manifest and all after it lead to none of these,
-    /// since what was once left out is never put in again.
+    /// Copies the manifest that is there, unless it was. The next one lists the copy.
+    fn keep_point(&mut self) -> Result<HistoryPoint> {
+        let point = self.keeper.point(&self.published, self.clock.wall_ms());
+        if let Some(last) = self.keeper.points().last().filter(|last| last.id() == point.id()) {
+            return Ok(*last);
+        }
+        self.put(&point.name(), &self.published.encode(), Condition::Always)?;
+        self.keeper.made(point, self.lease.now_ns());
+        Ok(point)
+    }
+
+    /// Makes a point of history of what is in the bucket now, and has it listed. If a request fails after the copy
+    /// was written, a later manifest lists it.
     ///
     /// # Errors
-    /// A request failed; what it was for is tried again.
-    pub(super) fn collect(&mut self, most: usize) -> Result<()> {
-        for _ in 0..most {
-            let Some(&(until_ns, key)) = self.garbage.front() else { break };
-            if until_ns > self.lease.now_ns() {
-                break;
-            }
-            self.objects.delete(&key.name())?;
-            self.counters.deletes.fetch_add(1, Ordering::Relaxed);
-            self.garbage.pop_front();
+    /// As [`ship`](Self::ship); and if this host keeps no history.
+    pub(super) fn keep_point_now(&mut self) -> Result<HistoryPoint> {
+        if !self.keeper.is_on() {
+            let what = "this host keeps no history; set `BucketSettings::history_for`".to_owned();
+            return Err(BucketError::InvalidInput(what));
         }
-        Ok(())
+        // The copy is to be of the manifest that is there, and the next one has to say so.
+        self.send_data()?;
+        self.send_manifest(self.lease_ms)?;
+        let point = self.keep_point()?;
+        self.renew()?;
+        Ok(point)
     }
 }

@@ -6,6 +6,7 @@ use super::HolderId;
 use super::error::Result;
 use super::fetch::{newest_manifest, retried};
 use super::format::object::{OBJECTS_PREFIX, ObjectKey};
+use super::history::HistoryPoint;
 use super::objects::Objects;
 
 /// What [`status`] found.
@@ -18,6 +19,8 @@ pub struct BucketStatus {
     pub holder_id: HolderId,
     /// Its epoch.
     pub epoch: u64,
+    /// Which of the manifests of that epoch it is.
+    pub sequence: u64,
     /// Its lease, in milliseconds; 0 if it has given the store back.
     pub lease_ms: u32,
     /// Up to there everything is in the bucket.
@@ -32,11 +35,13 @@ pub struct BucketStatus {
     pub object_bytes: u64,
     /// Bytes of them that the store's files are made of.
     pub referenced_bytes: u64,
-    /// Objects that the manifest does not lead to. Those of the newest epoch may be on their way; others
-    /// are deleted by the host that has the store.
-    pub unused_objects: u64,
+    /// Objects that the manifest itself does not lead to. [Points of history](super::history) do, or they are on
+    /// their way, or the host that has the store deletes them.
+    pub other_objects: u64,
     /// Bytes of those.
-    pub unused_bytes: u64,
+    pub other_bytes: u64,
+    /// Points of history, the oldest first.
+    pub points: Vec<HistoryPoint>,
 }
 
 impl BucketStatus {
@@ -76,14 +81,14 @@ pub fn status(objects: &dyn Objects) -> Result<BucketStatus> {
     // In this order, what is written in between is not taken for something that nothing leads to.
     let listed = retried(OBJECTS_PREFIX, || Ok(objects.list_with_bytes(OBJECTS_PREFIX)?))?;
     let (manifest, _) = newest_manifest(objects)?;
-    let unused = listed.iter().filter(|(name, _)| {
+    let others = listed.iter().filter(|(name, _)| {
         let key = ObjectKey::of_name(name);
         key.is_some_and(|key| !manifest.objects.contains_key(&key))
     });
-    let (mut unused_objects, mut unused_bytes) = (0, 0);
-    for (_, bytes) in unused {
-        unused_objects += 1;
-        unused_bytes += bytes;
+    let (mut other_objects, mut other_bytes) = (0, 0);
+    for (_, bytes) in others {
+        other_objects += 1;
+        other_bytes += bytes;
     }
     Ok(BucketStatus {
         store: StoreId::of_superblock(&manifest.superblock),
@@ -91,12 +96,14 @@ pub fn status(objects: &dyn Objects) -> Result<BucketStatus> {
         objects: manifest.objects.len() as u64,
         object_bytes: manifest.objects.values().map(|object| object.data_bytes).sum(),
         referenced_bytes: manifest.part_bytes(),
-        unused_objects,
-        unused_bytes,
+        other_objects,
+        other_bytes,
         holder: manifest.holder_name,
         holder_id: manifest.holder,
         epoch: manifest.epoch,
+        sequence: manifest.sequence,
         lease_ms: manifest.lease_ms,
         shipped_lsn: manifest.shipped,
+        points: manifest.points,
     })
 }

@@ -74,9 +74,6 @@ fn run(inner: &Inner, control: &Control) {
     let settings = &inner.settings;
     let mut last: Option<Instant> = None;
     let mut backoff = BACKOFF;
-    if let Err(error) = inner.shipper().sweep() {
-        tracing::debug!(%error, "objects that nothing leads to are not looked for");
-    }
     loop {
         let asked = control.wait(LOOK, |asked| asked.stop || asked.hurry);
         if asked.stop {

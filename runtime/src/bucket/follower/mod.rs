@@ -33,6 +33,7 @@ use super::error::{BucketError, Result};
 use super::fetch::decode_manifest;
 use super::files::lock_directory;
 use super::format::manifest::{MANIFEST, Manifest};
+use super::history::HistoryPoint;
 use super::objects::{ObjectError, ObjectErrorKind, Objects, Tag};
 use crate::alarms::is_reserved;
 use crate::config::HostConfig;
@@ -109,7 +110,8 @@ struct Inner {
 
 /// The manifest that is shown.
 struct Looked {
-    tag: Tag,
+    /// `None` if it is one of the past, from which is not moved on.
+    tag: Option<Tag>,
     epoch: u64,
     sequence: u64,
 }
@@ -149,9 +151,66 @@ impl Follower {
         environment: &Environment,
         settings: FollowerSettings,
     ) -> Result<Self> {
+        let mut follower = Self::start(objects, environment, settings, None)?;
+        if follower.inner.settings.background {
+            let local = &*environment.io;
+            let failed = BucketError::local(local, "start a thread for", None);
+            let inner = Arc::clone(&follower.inner);
+            let named = std::thread::Builder::new().name("lapidary-follow".to_owned());
+            follower.thread = Some(named.spawn(move || inner.run()).map_err(failed)?);
+        }
+        Ok(follower)
+    }
+
+    /// Opens the store for reading as it was at a [point of its history](super::history), where it stays.
+    ///
+    /// ```
+    /// # use lapidary::bucket::{self, Bucket, BucketSettings, Follower, FollowerSettings, Objects, RemoteObjects};
+    /// # use lapidary::{Environment, Host, HostConfig};
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # let directory = tempfile::tempdir()?;
+    /// # let url = format!("file://{}/bucket", directory.path().display());
+    /// # let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::open(&url)?);
+    /// # let local = Environment::system(directory.path().join("store"));
+    /// # let settings = BucketSettings { history_for: Some(Duration::from_secs(86_400)), ..BucketSettings::default() };
+    /// # let held = Bucket::attach_waiting(&objects, &local, &settings, |_| false)?;
+    /// # let host = Host::open_from_bucket(held, HostConfig::new())?;
+    /// # let acme = host.facet("tenants/acme")?;
+    /// # acme.execute_batch("CREATE TABLE note(body); INSERT INTO note VALUES ('keep me')").wait()?;
+    /// # host.bucket().expect("it has one").keep_point()?;
+    /// # acme.execute("DELETE FROM note", ()).wait()?;
+    /// # host.shutdown()?;
+    /// let points = bucket::history(&*objects)?;
+    /// let cache = Environment::system(directory.path().join("cache"));
+    /// let past = Follower::open_at(&objects, &cache, FollowerSettings::default(), &points[0])?;
+    /// let count = |connection: &lapidary::rusqlite::Connection| {
+    ///     Ok(connection.query_row("SELECT count(*) FROM note", (), |row| row.get::<_, i64>(0))?)
+    /// };
+    /// assert_eq!(past.read("tenants/acme", count)?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`NotKept`](BucketError::NotKept) if the point has gone.
+    pub fn open_at(
+        objects: &Arc<dyn Objects>,
+        environment: &Environment,
+        settings: FollowerSettings,
+        point: &HistoryPoint,
+    ) -> Result<Self> {
+        let settings = FollowerSettings { background: false, ..settings };
+        Self::start(objects, environment, settings, Some(point))
+    }
+
+    fn start(
+        objects: &Arc<dyn Objects>,
+        environment: &Environment,
+        settings: FollowerSettings,
+        point: Option<&HistoryPoint>,
+    ) -> Result<Self> {
         settings.check()?;
         let local = &environment.io;
-        let failed = |operation| BucketError::local(&**local, operation, None);
         let lock = lock_directory(&**local)?;
         cache::claim_directory(&**local)?;
         let mut config = HostConfig::new().isolation(settings.isolation.clone());
@@ -163,8 +222,13 @@ impl Follower {
         let began_ns = environment.clock.monotonic_ns();
         let mut tries = 1;
         let (view, looked) = loop {
-            let (bytes, tag) = objects.get(MANIFEST)?;
-            let manifest = decoded(&**objects, &bytes)?;
+            let (manifest, tag) = match point {
+                Some(point) => (point.manifest(&**objects)?, None),
+                None => {
+                    let (bytes, tag) = objects.get(MANIFEST)?;
+                    (decoded(&**objects, &bytes)?, Some(tag))
+                }
+            };
             let (epoch, sequence) = (manifest.epoch, manifest.sequence);
             let bucket = objects.describe();
             match View::open(bucket, &manifest, &cache, environment, &config) {
@@ -193,14 +257,7 @@ impl Follower {
         });
         inner.counters.looks.store(1, Ordering::Relaxed);
         inner.counters.opened.store(1, Ordering::Relaxed);
-        let mut follower = Self { inner, thread: None };
-        if follower.inner.settings.background {
-            let inner = Arc::clone(&follower.inner);
-            let named = std::thread::Builder::new().name("lapidary-follow".to_owned());
-            let started = named.spawn(move || inner.run());
-            follower.thread = Some(started.map_err(failed("start a thread for"))?);
-        }
-        Ok(follower)
+        Ok(Self { inner, thread: None })
     }
 
     /// Runs `body` on the calling thread, in one read transaction on the facet `name` as it is shown now. What
@@ -471,12 +528,13 @@ impl Inner {
     }
 
     fn show_newest(&self, looked: &mut Looked) -> Result<()> {
+        let Some(tag) = &looked.tag else { return Ok(()) };
         let view = self.current();
         let changed = if view.is_gone() {
             // The view is of no use any more, also if the manifest is the one it was opened with.
             Some(self.objects.get(MANIFEST)?)
         } else {
-            self.objects.get_if_changed(MANIFEST, &looked.tag)?
+            self.objects.get_if_changed(MANIFEST, tag)?
         };
         let Some((bytes, tag)) = changed else { return Ok(()) };
         let began_ns = self.now_ns();
@@ -493,7 +551,7 @@ impl Inner {
         if !view.advance(&manifest, &self.cache)? {
             self.open_anew(&view, &manifest)?;
         }
-        *looked = Looked { tag, epoch, sequence };
+        *looked = Looked { tag: Some(tag), epoch, sequence };
         self.cache.forget_unused();
         let took_us = self.now_ns().saturating_sub(began_ns) / 1_000;
         self.counters.moves.fetch_add(1, Ordering::Relaxed);

@@ -29,6 +29,11 @@
 //! | | 8 + 8 | offset in the file, length in bytes |
 //! | | 4 | which of the objects, counted from 0 |
 //! | | 8 | offset in that object's data |
+//! | | 4 | number of points of history, in ascending order, and of each: |
+//! | | 8 + 8 | epoch, sequence: the manifest of which there is a copy |
+//! | | 8 | sequence of the next object of data when that was written |
+//! | | 8 | LSN up to which everything was in the bucket |
+//! | | 8 | wall clock, in milliseconds since the Unix epoch |
 //! | end - 32 | 32 | blake3 of all before |
 //!
 //! What no part covers is zeros.
@@ -38,6 +43,7 @@ use std::collections::BTreeMap;
 use lapidary_engine::{FileNo, Lsn, SegmentId, SegmentUse};
 
 use super::super::HolderId;
+use super::super::history::HistoryPoint;
 use super::object::{ObjectInfo, ObjectKey};
 use super::{Malformed, VERSION, seal, stored, unseal};
 
@@ -50,6 +56,7 @@ const SUPERBLOCK_BYTES_MAX: usize = 64 << 10;
 const OBJECT_BYTES: usize = 24;
 const FILE_BYTES: usize = 24;
 const PART_BYTES: usize = 28;
+const POINT_BYTES: usize = 40;
 
 /// A part of a segment file, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +146,8 @@ pub(in super::super) struct Manifest {
     /// Those that parts refer to.
     pub(in super::super) objects: BTreeMap<ObjectKey, ObjectInfo>,
     pub(in super::super) files: BTreeMap<FileNo, FileEntry>,
+    /// Earlier ones of which there are copies, in the order in which they were written.
+    pub(in super::super) points: Vec<HistoryPoint>,
 }
 
 impl Manifest {
@@ -178,6 +187,13 @@ impl Manifest {
                 out.extend_from_slice(&part.bytes.to_le_bytes());
                 out.extend_from_slice(&numbers[&part.object].to_le_bytes());
                 out.extend_from_slice(&part.at.to_le_bytes());
+            }
+        }
+        out.extend_from_slice(&stored(self.points.len()).to_le_bytes());
+        for point in &self.points {
+            let HistoryPoint { epoch, sequence, next_object, lsn, wall_ms } = *point;
+            for field in [epoch, sequence, next_object, lsn.0, wall_ms] {
+                out.extend_from_slice(&field.to_le_bytes());
             }
         }
         seal(&mut out);
@@ -247,6 +263,19 @@ impl Manifest {
             }
             manifest.files.insert(number, file);
         }
+        for _ in 0..reader.count(POINT_BYTES)? {
+            let point = HistoryPoint {
+                epoch: reader.u64()?,
+                sequence: reader.u64()?,
+                next_object: reader.u64()?,
+                lsn: Lsn(reader.u64()?),
+                wall_ms: reader.u64()?,
+            };
+            if manifest.points.last().is_some_and(|last| last.id() >= point.id()) {
+                return damaged("its points of history are out of order");
+            }
+            manifest.points.push(point);
+        }
         if reader.is_at_end() { Ok(manifest) } else { damaged("it is longer than it says") }
     }
 
@@ -274,6 +303,10 @@ mod tests {
         ObjectKey { epoch: 1, sequence }
     }
 
+    fn point(epoch: u64, sequence: u64) -> HistoryPoint {
+        HistoryPoint { epoch, sequence, next_object: 9, lsn: Lsn(sequence), wall_ms: 1 << 40 }
+    }
+
     fn sample() -> Manifest {
         let info = |sequence| ObjectInfo { key: key(sequence), data_bytes: 1 << 20 };
         let mut parts = Parts::default();
@@ -296,6 +329,7 @@ mod tests {
             superblock: vec![9; 8192],
             objects: [(key(4), info(4)), (key(9), info(9))].into(),
             files: [(FileNo(1), file(7)), (FileNo(2), file(8))].into(),
+            points: vec![point(2, 500), point(3, 7)],
         }
     }
 
@@ -343,6 +377,7 @@ mod tests {
             let object = manifest.objects.get_mut(&key(4)).expect("it is there");
             object.data_bytes = u64::MAX;
         });
+        refused(|manifest| manifest.points.reverse());
         refused(|manifest| manifest.superblock.resize(SUPERBLOCK_BYTES_MAX + 1, 0));
     }
 
