@@ -125,17 +125,15 @@ pub fn verify_history(
     let mut findings = Vec::new();
     for point in &manifest.points {
         let object = point.name();
-        let (is_missing, detail) = match point.manifest(&**objects) {
-            Ok(copy) => {
+        let (is_missing, detail) = match point.find(&**objects) {
+            Ok(Some(copy)) => {
                 wanted.add(&copy);
                 continue;
             }
-            Err(BucketError::Damaged { detail, .. }) => (false, detail),
-            Err(BucketError::NotKept { .. }) if point.is_kept(&**objects)? => {
-                (true, "it is missing".to_owned())
-            }
+            Ok(None) if point.is_kept(&**objects)? => (true, "it is missing".to_owned()),
             // The host has dropped it meanwhile.
-            Err(BucketError::NotKept { .. }) => continue,
+            Ok(None) => continue,
+            Err(BucketError::Damaged { detail, .. }) => (false, detail),
             Err(error) => return Err(error),
         };
         findings.push(BucketFinding { object, is_missing, segments: Vec::new(), detail });
@@ -228,9 +226,9 @@ fn is_led_to(objects: &dyn Objects, newest: &Manifest, key: ObjectKey) -> Result
         return Ok(true);
     }
     for point in newest.points.iter().filter(|point| point.may_need(key)) {
-        match point.manifest(objects) {
-            Ok(copy) if copy.objects.contains_key(&key) => return Ok(true),
-            Ok(_) | Err(BucketError::NotKept { .. } | BucketError::Damaged { .. }) => {}
+        match point.find(objects) {
+            Ok(Some(copy)) if copy.objects.contains_key(&key) => return Ok(true),
+            Ok(_) | Err(BucketError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
     }

@@ -77,8 +77,20 @@ impl HistoryPoint {
         (key.epoch, key.sequence) < (self.epoch, self.next_object)
     }
 
-    /// The manifest that was copied, from a bucket that has it.
+    /// The manifest that was copied.
     pub(super) fn manifest(&self, objects: &dyn Objects) -> Result<Manifest> {
+        if let Some(manifest) = self.find(objects)? {
+            return Ok(manifest);
+        }
+        if !self.is_kept(objects)? {
+            return Err(BucketError::NotKept { bucket: objects.describe(), point: *self });
+        }
+        let (name, place) = (self.name(), objects.describe());
+        Err(BucketError::Damaged { name, place, detail: "it is missing".to_owned() })
+    }
+
+    /// The same, if it is there.
+    pub(super) fn find(&self, objects: &dyn Objects) -> Result<Option<Manifest>> {
         let name = self.name();
         let read = retried(&name, || {
             let (bytes, _) = objects.get(&name)?;
@@ -87,7 +99,7 @@ impl HistoryPoint {
         });
         let manifest = match read {
             Err(BucketError::Objects(error)) if error.kind == ObjectErrorKind::NotFound => {
-                return Err(BucketError::NotKept { bucket: objects.describe(), point: *self });
+                return Ok(None);
             }
             read => read?,
         };
@@ -96,7 +108,7 @@ impl HistoryPoint {
             let detail = format!("it is a copy of manifest {sequence} of epoch {epoch}");
             return Err(BucketError::Damaged { name, place: objects.describe(), detail });
         }
-        Ok(manifest)
+        Ok(Some(manifest))
     }
 
     /// Whether the newest manifest still lists it.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapidary::bucket::{Bucket, BucketSettings, Objects, RemoteObjects};
 use lapidary::{Environment, Host, HostConfig};
@@ -16,9 +17,15 @@ impl Place {
 
     /// A host in the directory `local` that serves the store in the bucket.
     fn host(&self) -> Host {
+        self.host_that_keeps(None)
+    }
+
+    /// The same, and how long it keeps history.
+    fn host_that_keeps(&self, history_for: Option<Duration>) -> Host {
         let objects: Arc<dyn Objects> = Arc::new(RemoteObjects::open(&self.url()).unwrap());
         let local = Environment::system(self.path("local"));
-        let settings = BucketSettings { name: "here".to_owned(), ..BucketSettings::default() };
+        let settings =
+            BucketSettings { name: "here".to_owned(), history_for, ..BucketSettings::default() };
         let held = Bucket::attach_waiting(&objects, &local, &settings, |_| false).unwrap();
         Host::open_from_bucket(held, HostConfig::new()).unwrap()
     }
@@ -83,6 +90,52 @@ fn a_copy_is_an_ordinary_store() {
     place.run(&["bucket", "pull", &url, "other"]).failed(4, "it holds other files");
     assert_eq!(fs::read_to_string(place.path("other/file")).unwrap(), "mine");
     assert!(place.ok(&["bucket", "pull", &url, "second"]).contains("up to LSN"));
+}
+
+#[test]
+fn a_store_goes_back() {
+    let place = Place::new();
+    let host = place.host_that_keeps(Some(Duration::from_secs(3600)));
+    let facet = host.facet("a").unwrap();
+    facet
+        .execute_batch("CREATE TABLE note(body); INSERT INTO note VALUES ('first')")
+        .wait()
+        .unwrap();
+    let point = host.bucket().unwrap().keep_point().unwrap();
+    facet.execute("UPDATE note SET body = 'second'", ()).wait().unwrap();
+    let url = place.url();
+    // Beside the host.
+    let told = place.json(&["bucket", "history", &url]);
+    let made = told[0]["made"].as_str().unwrap();
+    assert_eq!((&told[0]["made_ms"], told.as_array().unwrap().len()), (&point.wall_ms.into(), 1));
+    place.ok(&["bucket", "pull", &url, "past", "--as-of", made]);
+    drop(facet);
+    host.shutdown().unwrap();
+    assert!(place.ok(&["bucket", "history", &url]).contains(made));
+    assert_eq!(place.json(&["bucket", "status", &url])["points"], 1);
+    let sql = "SELECT body FROM note";
+    assert_eq!(place.ok(&["sql", "past", "a", sql]), "first\n");
+    place.ok(&["bucket", "pull", &url, "now"]);
+    assert_eq!(place.ok(&["sql", "now", "a", sql]), "second\n");
+    place
+        .run(&["bucket", "pull", &url, "older", "--as-of", "2001-01-01"])
+        .failed(3, "its history begins at");
+    place.run(&["bucket", "pull", &url, "older", "--as-of", "soon"]).failed(2, "is no moment");
+
+    // What only the point leads to is damaged.
+    let report = place.json(&["bucket", "verify", &url, "--history"]);
+    assert_eq!((&report["clean"], &report["points"]), (&true.into(), &1.into()), "{report}");
+    let copy = fs::read_dir(place.path("bucket/history")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&copy).unwrap();
+    place.ok(&["bucket", "verify", &url]);
+    let told = place.run(&["bucket", "verify", &url, "--history"]);
+    told.failed(6, "");
+    assert!(told.out.contains("a point of history is lost with it"), "{told:?}");
+    place.run(&["bucket", "pull", &url, "lost", "--as-of", made]).failed(6, "it is missing");
+
+    let other = shipped();
+    let told = other.run(&["bucket", "pull", &other.url(), "older", "--as-of", "now"]);
+    told.failed(3, "no history is kept here");
 }
 
 #[test]
