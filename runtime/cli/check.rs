@@ -8,9 +8,9 @@ use lapidary_engine::{Error, Finding, Store};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure, Outcome, say};
+use crate::open::no_store;
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
-use crate::store::no_store;
 use crate::units::{count, size};
 
 #[derive(Args, Debug)]

@@ -14,9 +14,9 @@ use crate::facets::each;
 use crate::failure::{Failure, Outcome};
 use crate::import::word;
 use crate::interrupt::{Interrupt, stopped};
+use crate::open::Place;
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
-use crate::store::with_host;
 use crate::units::{count, size};
 
 #[derive(Args, Debug)]
@@ -30,8 +30,8 @@ Examples:
 Each file is written beside its place, read back, compared, and only then given its name. With --all,
 a file that is there already with the same content is skipped.")]
 pub(crate) struct Export {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The facet
     #[arg(required_unless_present = "all", requires = "file")]
     facet: Option<String>,
@@ -52,7 +52,7 @@ pub(crate) struct Export {
 }
 
 pub(crate) fn run(arguments: &Export, output: &mut Output) -> Outcome {
-    with_host(&arguments.store, |host| match (&arguments.all, &arguments.facet, &arguments.file) {
+    arguments.place.with_host(|host| match (&arguments.all, &arguments.facet, &arguments.file) {
         (Some(directory), ..) => all(host, arguments, directory, output),
         (None, Some(facet), Some(file)) => one(host, arguments, facet, file, output),
         // The command line has asked for one or the other.
@@ -76,7 +76,17 @@ fn one(host: &Host, arguments: &Export, facet: &str, file: &Path, output: &mut O
     }
     let content = host.facet(facet)?.export(file, options)?;
     drop(progress);
-    output.json(&value(facet, file, &content, "exported"))?;
+    told(facet, file, &content, output)
+}
+
+/// Says that `facet` was exported.
+pub(crate) fn told(
+    facet: &str,
+    file: &Path,
+    content: &FileContent,
+    output: &mut Output,
+) -> Outcome {
+    output.json(&value(facet, file, content, "exported"))?;
     let (bytes, pages) = (size(content.bytes()), count(u64::from(content.page_count), "page"));
     let (file, root_hash) = (file.display(), content.root_hash);
     output

@@ -1,7 +1,6 @@
 //! `ls`, `fork`, `mv`, `rm`.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 
 use clap::Args;
 use lapidary::{Bookmark, FacetInfo, FacetName, ForkFrom, Host};
@@ -9,8 +8,9 @@ use lapidary_engine::Error;
 use serde_json::json;
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::open::Place;
 use crate::output::{self, Output};
-use crate::store::{bytes_of, checked_name, facet_json, with_host};
+use crate::store::{bytes_of, checked_name, facet_json};
 use crate::units::{count, size};
 
 /// Facets asked for at a time.
@@ -55,8 +55,8 @@ Examples:
   lapidary ls agents.store --tree
   lapidary ls agents.store --json | jq -r '.[] | select(.bytes > 1000000) | .name'")]
 pub(crate) struct List {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Only this facet and those below it
     prefix: Option<String>,
     /// Sizes and versions too
@@ -69,7 +69,7 @@ pub(crate) struct List {
 
 pub(crate) fn list(arguments: &List, output: &mut Output) -> Outcome {
     let prefix = arguments.prefix.as_deref();
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         if output.is_json() {
             return output
                 .json_items(each(host, prefix).map(|info| info.map(|info| facet_json(&info))));
@@ -132,8 +132,8 @@ Examples:
   lapidary fork agents.store agents/42 agents/42-before --at BOOKMARK
   lapidary fork agents.store tenants/acme tenants/acme-test --tree")]
 pub(crate) struct Fork {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The facet to begin from
     from: String,
     /// Name of the new one
@@ -149,7 +149,7 @@ pub(crate) struct Fork {
 pub(crate) fn fork(arguments: &Fork, output: &mut Output) -> Outcome {
     let (from, to) = (&arguments.from, &arguments.to);
     let version = arguments.at.map_or(ForkFrom::Latest, ForkFrom::Bookmark);
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         let forks: Vec<String> = if arguments.tree {
             let forks = host.fork_subtree(from, to, version).wait()?;
             forks.iter().map(ToString::to_string).collect()
@@ -171,8 +171,8 @@ Examples:
   lapidary mv agents.store agents/42 archive/42
   lapidary mv agents.store tenants/acme tenants/acme-corp    with all below it")]
 pub(crate) struct Rename {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Its name, or the beginning of several
     from: String,
     /// The new name
@@ -181,7 +181,7 @@ pub(crate) struct Rename {
 
 pub(crate) fn rename(arguments: &Rename, output: &mut Output) -> Outcome {
     let (from, to) = (&arguments.from, &arguments.to);
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         host.rename(from, to).wait()?;
         output.json(&json!({ "from": from, "to": to }))?;
         output.line(format_args!("{from} is now {to}"))
@@ -194,8 +194,8 @@ Examples:
   lapidary rm agents.store agents/42
   lapidary rm agents.store tenants/acme --yes    with all below it, without a question")]
 pub(crate) struct Delete {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Facets, each with all below it
     #[arg(required = true)]
     names: Vec<String>,
@@ -209,7 +209,7 @@ pub(crate) fn delete(arguments: &Delete, output: &mut Output) -> Outcome {
         let words = "there is no terminal to ask at, so nothing was deleted; add --yes";
         return Err(Failure::new(Exit::Usage, words));
     }
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         let mut deleted = Vec::new();
         // All are looked at before the first goes.
         for name in &arguments.names {

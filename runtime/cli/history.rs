@@ -1,14 +1,12 @@
 //! `history` and `restore`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use lapidary::{Bookmark, PageSize};
 use serde_json::json;
 
 use crate::failure::Outcome;
+use crate::open::Place;
 use crate::output::{self, Output};
-use crate::store::with_host;
 use crate::units::{moment, parse_moment, size};
 
 #[derive(Args, Debug)]
@@ -19,8 +17,8 @@ Examples:
 
 History is kept from the moment it is asked for: see `lapidary limit --help`.")]
 pub(crate) struct History {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The facet
     facet: String,
     /// Only the newest N
@@ -29,7 +27,7 @@ pub(crate) struct History {
 }
 
 pub(crate) fn list(arguments: &History, output: &mut Output) -> Outcome {
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         let mut versions = host.facet(&arguments.facet)?.versions()?;
         versions.truncate(arguments.last.unwrap_or(usize::MAX));
         let mut table = output::table(&["BOOKMARK", "COMMITTED (UTC)", "PAGES:", "SIZE:", "KEPT:"]);
@@ -68,8 +66,8 @@ Examples:
 
 It prints the bookmark that undoes it.")]
 pub(crate) struct Restore {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The facet
     facet: String,
     /// The version to go back to, as `history` lists them
@@ -82,7 +80,7 @@ pub(crate) struct Restore {
 
 pub(crate) fn restore(arguments: &Restore, output: &mut Output) -> Outcome {
     let moment = arguments.as_of.as_deref().map(parse_moment).transpose()?;
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         let facet = host.facet(&arguments.facet)?;
         let bookmark = match (arguments.bookmark, moment) {
             (Some(bookmark), _) => bookmark,

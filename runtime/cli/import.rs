@@ -12,9 +12,9 @@ use serde_json::json;
 
 use crate::failure::{Exit, Failure, Outcome};
 use crate::interrupt::{Interrupt, stopped};
+use crate::open::Place;
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
-use crate::store::with_host;
 use crate::units::{count, size};
 
 #[derive(Args, Debug)]
@@ -29,8 +29,8 @@ without .sqlite, .sqlite3, .db or .db3. Files may be in use, and are not changed
 with the same content is skipped, so an import that was interrupted can be run again. Of many files,
 Ctrl-C lets those be finished that are being imported; a second one ends it at once.")]
 pub(crate) struct Import {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Database files, or directories of them
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -69,7 +69,7 @@ struct Job {
 
 pub(crate) fn run(arguments: &Import, output: &mut Output) -> Outcome {
     let jobs = jobs(arguments)?;
-    with_host(&arguments.store, |host| match jobs.as_slice() {
+    arguments.place.with_host(|host| match jobs.as_slice() {
         [job] => one(host, arguments, job, output),
         _ => many(host, arguments, &jobs, output),
     })

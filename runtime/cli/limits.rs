@@ -1,6 +1,5 @@
 //! `limit`: quotas and retentions of names.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,8 +7,8 @@ use lapidary::{QuotaInfo, Retention};
 use serde_json::json;
 
 use crate::failure::Outcome;
+use crate::open::Place;
 use crate::output::Output;
-use crate::store::with_host;
 use crate::units::{parse_age, parse_size, size};
 
 #[derive(Args, Debug)]
@@ -20,8 +19,8 @@ Examples:
   lapidary limit agents.store agents --history 1GiB --history-age 7d    keep a week of versions
   lapidary limit agents.store agents --history none")]
 pub(crate) struct Limit {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// A name; what is set goes for all below it, and there need not be a facet
     name: String,
     /// Bytes that the facets may have together, such as 100MiB, or none
@@ -46,7 +45,7 @@ fn size_or_none(text: &str) -> Result<Bound, String> {
 
 pub(crate) fn run(arguments: &Limit, output: &mut Output) -> Outcome {
     let name = &arguments.name;
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         if let Some(Bound(bytes)) = arguments.quota {
             host.set_quota(name, bytes).wait()?;
         }

@@ -3,7 +3,8 @@
 //! | module | is |
 //! |---|---|
 //! | `arguments` | the command line as a whole; each command's own is with the command |
-//! | `store` | `create`, `stat`, `compact`, and how every command opens a store |
+//! | `open` | which store a command works on, and how it is opened |
+//! | `store` | `create`, `stat`, `compact` |
 //! | `facets` | `ls`, `fork`, `mv`, `rm` |
 //! | `history` | `history`, `restore` |
 //! | `limits` | `limit`: quotas and retentions |
@@ -29,6 +30,7 @@ mod history;
 mod import;
 mod interrupt;
 mod limits;
+mod open;
 mod output;
 mod progress;
 mod shell;

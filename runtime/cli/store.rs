@@ -1,45 +1,15 @@
-//! `create`, `stat`, `compact`, and how every command opens a store.
-
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+//! `create`, `stat`, `compact`.
 
 use clap::Args;
-use lapidary::{FacetInfo, FacetName, Host, HostConfig, StoreOptions, rusqlite::Connection};
+use lapidary::{FacetInfo, FacetName, Host, rusqlite::Connection};
 use lapidary_engine::Error;
 use serde_json::json;
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::open::Place;
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
 use crate::units::{count, size};
-
-/// Opens the store at `path`, runs `body`, and closes the store, whatever came of it.
-pub(crate) fn with_host<T>(path: &Path, body: impl FnOnce(&Host) -> Outcome<T>) -> Outcome<T> {
-    with_options(path, StoreOptions::default(), body)
-}
-
-fn with_options<T>(
-    path: &Path,
-    options: StoreOptions,
-    body: impl FnOnce(&Host) -> Outcome<T>,
-) -> Outcome<T> {
-    let config = HostConfig::new().cores(NonZeroUsize::MIN).pin_cores(false).store(options);
-    let host = Host::open(path, config).map_err(|error| match error {
-        lapidary::HostError::Store(Error::Missing { path }) => no_store(&path),
-        error => error.into(),
-    })?;
-    let outcome = body(&host);
-    let closed = host.shutdown();
-    let value = outcome?;
-    closed?;
-    Ok(value)
-}
-
-/// What to say where there is no store.
-pub(crate) fn no_store(path: &str) -> Failure {
-    let words = "no store here; check the path, or make one with `lapidary create`";
-    Failure::new(Exit::NotFound, format!("{path}: {words}"))
-}
 
 /// What a list says of the facet `name`, which must exist.
 pub(crate) fn info(host: &Host, name: &str) -> Outcome<FacetInfo> {
@@ -71,29 +41,30 @@ Examples:
   lapidary create agents.store
   lapidary create agents.store agents/1 agents/2    the store too, if there is none")]
 pub(crate) struct Create {
-    /// Directory of the store; it is made, or must be empty or a store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Facets to make, without content
     facets: Vec<String>,
 }
 
 pub(crate) fn create(arguments: &Create, output: &mut Output) -> Outcome {
-    let path = &arguments.store;
-    let is_there = path.join("SUPERBLOCK").exists();
+    let place = &arguments.place;
+    let is_there = place.has_store()?;
     if is_there && arguments.facets.is_empty() {
         let words = "is a store already, and was left as it is";
-        return Err(Failure::new(Exit::Exists, format!("{}: {words}", path.display())));
+        return Err(Failure::new(Exit::Exists, format!("{}: {words}", place.describe())));
     }
-    with_options(path, StoreOptions::create(), |host| {
+    place.with_new_host(|host| {
         for name in &arguments.facets {
             let name = host.facet(name)?.name().clone();
             host.store().create_facet(&name)?;
         }
         host.store().flush()?;
         let id = host.store().id().to_string();
-        output.json(&json!({ "store": path, "id": id, "facets": arguments.facets }))?;
+        output
+            .json(&json!({ "store": place.directory(), "id": id, "facets": arguments.facets }))?;
         if !is_there {
-            output.line(format_args!("made the store {}", path.display()))?;
+            output.line(format_args!("made the store {}", place.describe()))?;
         }
         for name in &arguments.facets {
             output.line(format_args!("made {name}"))?;
@@ -109,8 +80,8 @@ Examples:
   lapidary stat agents.store agents/42 --hash
   lapidary stat agents.store --json")]
 pub(crate) struct Stat {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// A facet; without it, the figures of the store
     facet: Option<String>,
     /// Also the root hash, for which every page is read
@@ -119,7 +90,7 @@ pub(crate) struct Stat {
 }
 
 pub(crate) fn stat(arguments: &Stat, output: &mut Output) -> Outcome {
-    with_host(&arguments.store, |host| match &arguments.facet {
+    arguments.place.with_host(|host| match &arguments.facet {
         Some(name) => stat_facet(host, name, arguments.hash, output),
         None => stat_store(host, output),
     })
@@ -194,8 +165,8 @@ Examples:
 
 A store that is in use does this by itself, as far as its bound on space asks for.")]
 pub(crate) struct Compact {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Facets that are to be written anew without their free pages
     facets: Vec<String>,
 }
@@ -204,7 +175,7 @@ pub(crate) struct Compact {
 const PASSES_MAX: usize = 10_000;
 
 pub(crate) fn compact(arguments: &Compact, output: &mut Output) -> Outcome {
-    with_host(&arguments.store, |host| {
+    arguments.place.with_host(|host| {
         let mut progress = Progress::new(output, "compacting", Unit::Bytes);
         let before = host.store().stat();
         for name in &arguments.facets {

@@ -565,7 +565,7 @@ fn check_not_in_bucket(environment: &Environment) -> Result<()> {
     let path = environment.io.describe();
     Err(Error::InvalidInput(format!(
         "{path}: its store is kept in a bucket, and this directory may have a part of it only; open it \
-         with `Host::open_from_bucket`"
+         with `Host::open_from_bucket`, or the command's option `--bucket`"
     ))
     .into())
 }

@@ -17,15 +17,17 @@ mod session;
 mod terminal;
 
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::open::Place;
 use crate::output::Output;
-use crate::store::{info, with_host};
-use render::Mode;
+use crate::store::info;
+pub(crate) use render::Mode;
 use session::Session;
+#[cfg(feature = "bucket")]
+pub(crate) use session::run_on;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -38,8 +40,8 @@ Examples:
 
 The facet must exist: `lapidary create` makes one. A script ends at the first statement that fails.")]
 pub(crate) struct Sql {
-    /// Directory of the store
-    store: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The facet
     facet: String,
     /// Statements; without them, those on standard input, or a shell if that is a terminal
@@ -53,15 +55,9 @@ pub(crate) struct Sql {
 }
 
 pub(crate) fn run(arguments: Sql, output: &mut Output) -> Outcome {
-    let Sql { store, facet, sql, mode, as_of } = arguments;
-    let default = if output.is_json() {
-        Mode::Json
-    } else if io::stdout().is_terminal() {
-        Mode::Table
-    } else {
-        Mode::List
-    };
-    with_host(&store, |host| {
+    let Sql { place, facet, sql, mode, as_of } = arguments;
+    let default = Mode::default_for(output);
+    place.with_host(|host| {
         info(host, &facet).map_err(|failure| match failure.exit {
             Exit::NotFound => {
                 let words = "no such facet; make it with `lapidary create`, or see `lapidary ls`";

@@ -1,6 +1,6 @@
 //! Rows as a table, list, CSV, JSON or lines.
 
-use std::io::Write;
+use std::io::{self, IsTerminal as _, Write};
 
 use clap::ValueEnum;
 use comfy_table::Table;
@@ -9,7 +9,7 @@ use lapidary::rusqlite::types::ValueRef;
 use serde::ser::{SerializeMap as _, Serializer as _};
 
 use crate::failure::Outcome;
-use crate::output;
+use crate::output::{self, Output};
 
 /// How rows are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,6 +24,19 @@ pub(crate) enum Mode {
     Json,
     /// A line for each value, with its column's name
     Line,
+}
+
+impl Mode {
+    /// How rows are printed if nobody says.
+    pub(crate) fn default_for(output: &Output) -> Self {
+        if output.is_json() {
+            Self::Json
+        } else if io::stdout().is_terminal() {
+            Self::Table
+        } else {
+            Self::List
+        }
+    }
 }
 
 /// Rows of a table that are kept until it is known how wide its columns are. A larger one is printed

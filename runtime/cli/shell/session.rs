@@ -91,50 +91,56 @@ impl Session {
             interrupt.clear();
         }
         let began = Instant::now();
-        let outcome = self.run_untimed(sql, output);
+        let outcome = run_on(&self.connection, self.name(), self.mode, sql, output);
         if self.timer {
             output.flush()?;
             say(format_args!("{:.3} ms", began.elapsed().as_secs_f64() * 1e3));
         }
         outcome
     }
+}
 
-    fn run_untimed(&self, sql: &str, output: &mut Output) -> Outcome {
-        let mut batch = Batch::new(&self.connection, sql);
-        while let Some(mut statement) = batch.next().map_err(|error| self.failed(error))? {
-            if statement.column_count() == 0 {
-                statement.raw_execute().map_err(|error| self.failed(error))?;
-                continue;
-            }
-            let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-            let mut renderer = Renderer::new(self.mode, &columns);
-            let mut rows = statement.raw_query();
-            while let Some(row) = rows.next().map_err(|error| self.failed(error))? {
-                renderer.row(row, output.writer())?;
-            }
-            renderer.finish(output.writer())?;
+/// Runs statements on a connection to `facet` and prints their rows; ends at the first that fails.
+pub(crate) fn run_on(
+    connection: &Connection,
+    facet: &str,
+    mode: Mode,
+    sql: &str,
+    output: &mut Output,
+) -> Outcome {
+    let failed = |error| failed(facet, error);
+    let mut batch = Batch::new(connection, sql);
+    while let Some(mut statement) = batch.next().map_err(failed)? {
+        if statement.column_count() == 0 {
+            statement.raw_execute().map_err(failed)?;
+            continue;
         }
-        Ok(())
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
+        let mut renderer = Renderer::new(mode, &columns);
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(failed)? {
+            renderer.row(row, output.writer())?;
+        }
+        renderer.finish(output.writer())?;
     }
+    Ok(())
+}
 
-    /// An error of SQLite, with the store's words where those say more.
-    fn failed(&self, error: rusqlite::Error) -> Failure {
-        if let rusqlite::Error::SqlInputError { msg, .. } = error {
-            // Without the SQL, which can be all that is left of a script.
-            let message = format!("facet {}: {msg}", self.name());
-            return Failure::new(Exit::Failed, message);
-        }
-        let cause = lapidary_vfs::take_last_error().filter(|_| error.sqlite_error().is_some());
-        let failure = Failure::from(HostError::from(error));
-        match cause {
-            Some(cause) if failure.exit != Exit::Failed => {
-                let message = format!("{} ({cause})", failure.message());
-                Failure::new(failure.exit, message)
-            }
-            _ => failure,
-        }
-        .about(format_args!("facet {}", self.name()))
+/// An error of SQLite, with the store's words where those say more.
+fn failed(facet: &str, error: rusqlite::Error) -> Failure {
+    if let rusqlite::Error::SqlInputError { msg, .. } = error {
+        // Without the SQL, which can be all that is left of a script.
+        return Failure::new(Exit::Failed, format!("facet {facet}: {msg}"));
     }
+    let cause = lapidary_vfs::take_last_error().filter(|_| error.sqlite_error().is_some());
+    let failure = Failure::from(HostError::from(error));
+    match cause {
+        Some(cause) if failure.exit != Exit::Failed => {
+            Failure::new(failure.exit, format!("{} ({cause})", failure.message()))
+        }
+        _ => failure,
+    }
+    .about(format_args!("facet {facet}"))
 }
 
 fn connect(facet: &FacetHandle, at: Option<Bookmark>) -> Outcome<Connection> {

@@ -92,11 +92,16 @@ impl FacetHandle {
         path: impl AsRef<Path>,
         options: ExportOptions<'_>,
     ) -> Result<FileContent> {
-        self.with_facet(|facet| write(facet, path.as_ref(), options))
+        self.with_facet(|facet| write_version(facet, path.as_ref(), options))
     }
 }
 
-fn write(facet: &Arc<Facet>, path: &Path, options: ExportOptions<'_>) -> Result<FileContent> {
+/// Writes a version of `facet` to `path`, as [`FacetHandle::export`] has it.
+pub(crate) fn write_version(
+    facet: &Arc<Facet>,
+    path: &Path,
+    options: ExportOptions<'_>,
+) -> Result<FileContent> {
     let ExportOptions { at, overwrite, mut listener } = options;
     let snapshot = match at {
         Some(bookmark) => facet.snapshot_at(&bookmark)?,

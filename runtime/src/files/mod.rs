@@ -24,6 +24,8 @@ use lapidary_engine::{FacetName, PageSize, RootHash};
 
 pub use error::FileError;
 pub use export::ExportOptions;
+#[cfg(feature = "bucket")]
+pub(crate) use export::write_version;
 pub(crate) use import::forget_interrupted;
 pub use import::{ImportCheck, ImportOptions, Imported};
 pub use salvage::{SalvagedFile, SalvagedFiles, salvage};

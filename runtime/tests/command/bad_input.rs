@@ -28,7 +28,7 @@ const COMMANDS: [&str; 18] = [
 ];
 
 /// Manual pages of `bucket` and what is below it.
-const OF_BUCKETS: usize = if cfg!(feature = "bucket") { 4 } else { 0 };
+const OF_BUCKETS: usize = if cfg!(feature = "bucket") { 8 } else { 0 };
 
 #[test]
 fn every_command_has_help_with_an_example() {

@@ -204,3 +204,164 @@ fn damage_in_a_bucket_is_named() {
         place.run(arguments).failed(6, "manifest");
     }
 }
+
+/// Commands on two machines, one after the other, each with a directory of its own.
+#[test]
+fn commands_take_hold_of_a_store_in_a_bucket() {
+    let place = Place::new();
+    let url = place.url();
+    let bucket = ["--bucket", &url];
+    // Without a store nothing is begun but by `create`.
+    let missing = place.run(&["ls", "one", bucket[0], bucket[1]]);
+    missing.failed(3, "no store here");
+    assert!(!place.path("bucket").exists() && !place.path("one").exists());
+    let made = place.ok(&["create", "one", "a", bucket[0], bucket[1]]);
+    assert!(made.contains(&url) && made.contains("made a"), "{made}");
+    place.run(&["create", "one", bucket[0], bucket[1]]).failed(4, "is a store already");
+    let make = "CREATE TABLE note(body); INSERT INTO note VALUES ('one')";
+    place.ok(&["sql", "one", "a", make, bucket[0], bucket[1]]);
+    // Another directory, and the address from the environment.
+    let run = |arguments: &[&str]| {
+        let mut command = super::command();
+        let run = command.args(arguments).env("LAPIDARY_BUCKET", &url);
+        let output = run.current_dir(place.directory.path()).output().unwrap();
+        let (out, said) = (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned());
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(run(&["sql", "two", "a", "SELECT body FROM note"]), "one\n");
+    run(&["fork", "two", "a", "b"]);
+    run(&["sql", "two", "b", "UPDATE note SET body = 'two'"]);
+    run(&["limit", "two", "b", "--quota", "1MiB"]);
+    run(&["export", "two", "b", "b.sqlite"]);
+    run(&["import", "two", "b.sqlite", "--as", "c"]);
+    run(&["mv", "two", "c", "d"]);
+    run(&["rm", "two", "b", "--yes"]);
+    assert_eq!(run(&["ls", "two"]).lines().count(), 2);
+    // What a directory holds that another has gone on from is not served, nor lost.
+    place.run(&["ls", "one", bucket[0], bucket[1]]).failed(1, "has served this store");
+    // A directory with holes is not taken for a store of its own.
+    place.run(&["ls", "two"]).failed(1, "--bucket");
+    // Not of these.
+    place.run(&["verify", "two", bucket[0], bucket[1]]).failed(2, "--bucket");
+    assert_eq!(place.json(&["bucket", "status", &url])["given_back"], true);
+    place.ok(&["bucket", "pull", &url, "copy"]);
+    assert_eq!(place.ok(&["sql", "copy", "d", "SELECT body FROM note"]), "two\n");
+
+    // A store that was a directory goes into an empty bucket.
+    let other = format!("file://{}", place.path("other").display());
+    place.run(&["sql", "copy", "d", "SELECT 1", "--bucket", &other]).failed(3, "no store here");
+    place.ok(&["create", "copy", "e", "--bucket", &other]);
+    assert_eq!(
+        place.ok(&["sql", "new", "d", "SELECT body FROM note", "--bucket", &other]),
+        "two\n"
+    );
+}
+
+/// A command waits for the host that has the store, and says so.
+#[test]
+fn a_command_waits_for_the_host() {
+    let place = shipped();
+    let host = place.host();
+    let url = place.url();
+    let waiting = std::thread::scope(|scope| {
+        let place = &place;
+        let url = &url;
+        let run = move || place.run(&["sql", "two", "a", "DELETE FROM note", "--bucket", url]);
+        let waiting = scope.spawn(run);
+        std::thread::sleep(Duration::from_millis(1_000));
+        assert!(!waiting.is_finished());
+        host.shutdown().unwrap();
+        waiting.join().unwrap()
+    });
+    assert_eq!(waiting.code, 0, "{waiting:?}");
+    assert!(waiting.said.contains("host here has the store, in epoch 2"), "{waiting:?}");
+    let told = place.json(&["bucket", "status", &url]);
+    assert_eq!((&told["epoch"], &told["given_back"]), (&3.into(), &true.into()));
+}
+
+/// A moment as the command reads it.
+fn text_of(wall_ms: u64) -> String {
+    let memory = lapidary::rusqlite::Connection::open_in_memory().unwrap();
+    let sql = "SELECT strftime('%Y-%m-%d %H:%M:%f', ?1 / 1000.0, 'unixepoch')";
+    memory.query_row(sql, [i64::try_from(wall_ms).unwrap()], |row| row.get(0)).unwrap()
+}
+
+/// Facets are read beside the host that serves them, and as they were.
+#[test]
+fn facets_are_read_without_taking_the_store() {
+    let place = Place::new();
+    let host = place.host_that_keeps(Some(Duration::from_secs(3600)));
+    let url = place.url();
+    let facet = host.facet("a/b").unwrap();
+    facet
+        .execute_batch("CREATE TABLE note(body); INSERT INTO note VALUES ('first')")
+        .wait()
+        .unwrap();
+    host.facet("c").unwrap().execute("CREATE TABLE t(x)", ()).wait().unwrap();
+    let point = host.bucket().unwrap().keep_point().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    facet.execute("UPDATE note SET body = 'second'", ()).wait().unwrap();
+    host.delete("c").wait().unwrap();
+    host.sync_to_bucket().unwrap();
+    let sql = "SELECT body FROM note";
+    assert_eq!(place.ok(&["bucket", "sql", &url, "a/b", sql]), "second\n");
+    let json = place.json(&["bucket", "sql", &url, "a/b", sql]);
+    assert_eq!(json[0]["body"], "second");
+    let names = |value: &serde_json::Value| -> Vec<String> {
+        let listed = value.as_array().unwrap().iter();
+        listed.map(|facet| facet["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&place.json(&["bucket", "ls", &url])), ["a/b"]);
+    assert!(names(&place.json(&["bucket", "ls", &url, "c"])).is_empty());
+    place.ok(&["bucket", "export", &url, "a/b", "now.sqlite", "--cache", "kept"]);
+    place.ok(&["bucket", "sql", &url, "a/b", sql, "--cache", "kept"]);
+
+    // The past. Between two points, a facet that keeps no versions is as it was at the first, which is said.
+    let made = place.json(&["bucket", "history", &url])[0]["made"].as_str().unwrap().to_owned();
+    let moment = text_of(point.wall_ms + 10);
+    let past = |arguments: &[&str]| {
+        let mut all = vec!["bucket"];
+        all.extend(arguments);
+        all.extend(["--as-of", &moment]);
+        let ran = place.run(&all);
+        assert_eq!((ran.code, ran.said), (0, format!("as of {made}\n")));
+        ran.out
+    };
+    assert_eq!(past(&["sql", &url, "a/b", sql]), "first\n");
+    past(&["export", &url, "a/b", "then.sqlite"]);
+    assert_eq!(place.ok(&["bucket", "sql", &url, "a/b", sql, "--as-of", "now"]), "second\n");
+    assert!(past(&["ls", &url]).contains("c "));
+    let rows = |file: &str| {
+        let connection = lapidary::rusqlite::Connection::open(place.path(file)).unwrap();
+        connection.query_row(sql, (), |row| row.get::<_, String>(0)).unwrap()
+    };
+    assert_eq!(
+        (rows("now.sqlite"), rows("then.sqlite")),
+        ("second".to_owned(), "first".to_owned())
+    );
+
+    // A facet that keeps its versions has each of them, between the points.
+    let day = lapidary::Retention { bytes: 1 << 30, age: Duration::from_secs(86_400) };
+    host.set_retention("a", Some(day)).wait().unwrap();
+    facet.execute("UPDATE note SET body = 'third'", ()).wait().unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let then = text_of(u64::try_from(since.as_millis()).unwrap());
+    std::thread::sleep(Duration::from_millis(30));
+    facet.execute("UPDATE note SET body = 'fourth'", ()).wait().unwrap();
+    host.sync_to_bucket().unwrap();
+    assert_eq!(place.ok(&["bucket", "sql", &url, "a/b", sql, "--as-of", &then]), "third\n");
+
+    // Nothing is written.
+    let told = place.run(&["bucket", "sql", &url, "a/b", "DELETE FROM note"]);
+    assert_ne!(told.code, 0, "{told:?}");
+    place.run(&["bucket", "sql", &url, "nobody", sql]).failed(3, "nobody");
+    place.run(&["bucket", "export", &url, "a/b", "now.sqlite"]).failed(4, "now.sqlite");
+    let nowhere = format!("file://{}/nowhere", place.path("").display());
+    place.run(&["bucket", "ls", &nowhere]).failed(3, "no store here");
+    place.run(&["bucket", "ls", &url, "--as-of", "2001-01-01"]).failed(3, "history begins at");
+    assert_eq!(point.epoch, 1);
+    drop(facet);
+    host.shutdown().unwrap();
+}

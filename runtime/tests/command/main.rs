@@ -51,7 +51,7 @@ impl Ran {
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-    command.env("LAPIDARY_HISTORY", "").env_remove("NO_COLOR");
+    command.env("LAPIDARY_HISTORY", "").env_remove("LAPIDARY_BUCKET").env_remove("NO_COLOR");
     command
 }
 

@@ -18,6 +18,7 @@ mod files;
 mod settings;
 mod view;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -38,6 +39,7 @@ use super::objects::{ObjectError, ObjectErrorKind, Objects, Tag};
 use crate::alarms::is_reserved;
 use crate::config::HostConfig;
 use crate::error::{HostError, Result as HostResult};
+use crate::files::{ExportOptions, FileContent, write_version};
 use crate::host::checked;
 use cache::ObjectCache;
 use view::View;
@@ -273,7 +275,7 @@ impl Follower {
         F: FnOnce(&Connection) -> HostResult<T>,
     {
         let name = checked(name.as_ref())?;
-        self.inner.read_in(&self.inner.current(), &name, body)
+        self.inner.on(&self.inner.current(), |view| view.readers().read(&name, body))
     }
 
     /// As [`read`](Self::read), but waits, for `timeout` at most, until the follower shows what is asked for:
@@ -301,7 +303,49 @@ impl Follower {
             AtLeast::Lsn(lsn) => Ok(view.lsn() >= lsn),
             AtLeast::Bookmark(bookmark) => has_version(view.store(), &name, &bookmark),
         })?;
-        self.inner.read_in(&view, &name, body)
+        self.inner.on(&view, |view| view.readers().read(&name, body))
+    }
+
+    /// As [`read`](Self::read), but of the version that `bookmark` names, if the facet
+    /// [keeps](lapidary_engine::Retention) it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`NotFound`](crate::HostErrorKind::NotFound) if the version is not kept.
+    pub fn read_at<T, F>(&self, name: impl AsRef<str>, bookmark: Bookmark, body: F) -> HostResult<T>
+    where
+        F: FnOnce(&Connection) -> HostResult<T>,
+    {
+        let name = checked(name.as_ref())?;
+        let view = self.inner.current();
+        self.inner.on(&view, |view| view.readers().read_at(&name, &bookmark, body))
+    }
+
+    /// Names the version of the facet `name` that was the newest at a moment, in milliseconds since the Unix
+    /// epoch, as [`FacetHandle::bookmark_at`](crate::FacetHandle::bookmark_at) does at the host.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::HostErrorKind::NotFound) if there is no such facet, or if that version is not kept.
+    pub fn bookmark_at(&self, name: impl AsRef<str>, wall_ms: u64) -> HostResult<Bookmark> {
+        let name = checked(name.as_ref())?;
+        let view = self.inner.current();
+        self.inner.on(&view, |view| Ok(view.readers().facet(&name)?.bookmark_at(wall_ms)?))
+    }
+
+    /// Writes the facet `name` to a SQLite file, as [`FacetHandle::export`](crate::FacetHandle::export) does at the
+    /// host.
+    ///
+    /// # Errors
+    /// As there; [`BucketError::Outdated`], to be tried again, if the host has let go of what was to be read.
+    pub fn export(
+        &self,
+        name: impl AsRef<str>,
+        path: impl AsRef<Path>,
+        options: ExportOptions<'_>,
+    ) -> HostResult<FileContent> {
+        let name = checked(name.as_ref())?;
+        let view = self.inner.current();
+        self.inner
+            .on(&view, |view| write_version(&view.readers().facet(&name)?, path.as_ref(), options))
     }
 
     /// Waits, for `timeout` at most, until the follower shows everything up to `lsn`.
@@ -450,13 +494,9 @@ impl Inner {
         self.environment.clock.monotonic_ns()
     }
 
-    fn read_in<T>(
-        &self,
-        view: &View,
-        name: &FacetName,
-        body: impl FnOnce(&Connection) -> HostResult<T>,
-    ) -> HostResult<T> {
-        let outcome = view.read(name, body);
+    /// What comes of reading in `view`; and if not even its data are there any more, that.
+    fn on<T>(&self, view: &View, body: impl FnOnce(&View) -> HostResult<T>) -> HostResult<T> {
+        let outcome = body(view);
         if outcome.is_err() && view.is_gone() {
             self.hurry();
             let (bucket, lsn) = (self.objects.describe(), view.lsn());

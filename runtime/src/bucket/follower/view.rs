@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lapidary_engine::{Environment, FacetName, Lsn, Store};
+use lapidary_engine::{Environment, Lsn, Store};
 use lapidary_vfs::{Registration, VfsOptions};
-use rusqlite::Connection;
 
 use super::super::error::{BucketError, Result};
 use super::super::format::manifest::Manifest;
 use super::cache::ObjectCache;
 use super::files::FollowedIo;
 use crate::config::HostConfig;
-use crate::error::Result as HostResult;
 use crate::host::unique_vfs_name;
 use crate::isolation::Policies;
 use crate::meter::Meters;
@@ -98,11 +96,7 @@ impl View {
         self.io.is_gone()
     }
 
-    pub(super) fn read<T>(
-        &self,
-        name: &FacetName,
-        body: impl FnOnce(&Connection) -> HostResult<T>,
-    ) -> HostResult<T> {
-        self.readers.read(name, body)
+    pub(super) fn readers(&self) -> &Readers {
+        &self.readers
     }
 }

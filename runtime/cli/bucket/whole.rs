@@ -1,59 +1,22 @@
-//! `bucket`: stores in a bucket, without holding them.
+//! `status`, `verify`, `pull`, `history`: the store as a whole.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use lapidary::Environment;
-use lapidary::bucket::{
-    self, BucketError, BucketFinding, BucketStatus, HistoryPoint, Objects, PullProgress,
-    RemoteObjects,
-};
+use lapidary::bucket::{self, BucketFinding, BucketStatus, PullProgress};
 use serde_json::json;
 
+use super::Address;
 use crate::failure::{Exit, Failure, Outcome, say};
 use crate::output::{self, Output};
 use crate::progress::{Progress, Unit};
 use crate::units::{count, moment, parse_moment, size};
 
 #[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  lapidary bucket status s3://stores/agents
-  lapidary bucket verify s3://stores/agents --json | jq '.findings[].object'
-  lapidary bucket pull s3://stores/agents copy.store
-  lapidary bucket history s3://stores/agents
-  lapidary bucket pull s3://stores/agents may.store --as-of '2026-05-01 12:30'
-
-None of them takes the store from the host that serves it, or changes the bucket. Credentials, region
-and endpoint come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT.")]
-pub(crate) struct Bucket {
-    #[command(subcommand)]
-    command: BucketCommand,
-}
-
-#[derive(Subcommand, Debug)]
-enum BucketCommand {
-    /// Who holds the store, and what is in the bucket
-    Status(Place),
-    /// Make a whole local copy, an ordinary store
-    Pull(Pull),
-    /// Fetch everything and compare it with its checksums; the exit code is 6 if something is damaged
-    Verify(Verify),
-    /// List the moments to which one can go back
-    History(Place),
-}
-
-#[derive(Args, Debug)]
-struct Place {
-    /// `s3://BUCKET/PREFIX` or `file:///DIRECTORY`
-    url: String,
-}
-
-#[derive(Args, Debug)]
-struct Pull {
+pub(super) struct Pull {
     #[command(flatten)]
-    place: Place,
+    address: Address,
     /// Directory of the copy; it is made, or must be empty or that of a pull that was interrupted
     directory: PathBuf,
     /// The store as it was at the newest point of its history that is not later than this moment, in UTC if it
@@ -63,40 +26,16 @@ struct Pull {
 }
 
 #[derive(Args, Debug)]
-struct Verify {
+pub(super) struct Verify {
     #[command(flatten)]
-    place: Place,
+    address: Address,
     /// Also everything that points of history lead to
     #[arg(long)]
     history: bool,
 }
 
-impl Place {
-    fn open(&self) -> Outcome<Arc<dyn Objects>> {
-        Ok(Arc::new(RemoteObjects::open_to_read(&self.url)?))
-    }
-}
-
-impl From<BucketError> for Failure {
-    fn from(error: BucketError) -> Self {
-        match error {
-            BucketError::InvalidInput(words) => Self::new(Exit::Usage, words),
-            error => lapidary::HostError::from(error).into(),
-        }
-    }
-}
-
-pub(crate) fn run(arguments: &Bucket, output: &mut Output) -> Outcome {
-    match &arguments.command {
-        BucketCommand::Status(place) => status(place, output),
-        BucketCommand::Pull(arguments) => pull(arguments, output),
-        BucketCommand::Verify(arguments) => verify(arguments, output),
-        BucketCommand::History(place) => history(place, output),
-    }
-}
-
-fn status(place: &Place, output: &mut Output) -> Outcome {
-    let status = bucket::status(&*place.open()?)?;
+pub(super) fn status(address: &Address, output: &mut Output) -> Outcome {
+    let status = bucket::status(&*address.open()?)?;
     output.json(&status_json(&status))?;
     let store = status.store.map_or_else(|| "none was shipped yet".to_owned(), |id| id.to_string());
     let lease = if status.is_given_back() {
@@ -141,11 +80,11 @@ fn status_json(status: &BucketStatus) -> serde_json::Value {
     })
 }
 
-fn pull(arguments: &Pull, output: &mut Output) -> Outcome {
+pub(super) fn pull(arguments: &Pull, output: &mut Output) -> Outcome {
     let directory = &arguments.directory;
-    let objects = arguments.place.open()?;
+    let objects = arguments.address.open()?;
     let point = match &arguments.as_of {
-        Some(text) => Some(point_at(&arguments.place, &*objects, text)?),
+        Some(text) => Some(arguments.address.point_before(&*objects, parse_moment(text)?)?),
         None => None,
     };
     let mut progress = Progress::new(output, "fetching", Unit::Bytes);
@@ -187,30 +126,10 @@ fn pull(arguments: &Pull, output: &mut Output) -> Outcome {
     ))
 }
 
-/// The newest point of history that is not later than a moment.
-fn point_at(place: &Place, objects: &dyn Objects, text: &str) -> Outcome<HistoryPoint> {
-    let wanted = parse_moment(text)?;
-    let points = bucket::history(objects)?;
-    let found = points.iter().rev().find(|point| point.wall_ms <= wanted).copied();
-    match (found, points.first()) {
-        (Some(point), _) => Ok(point),
-        (None, Some(oldest)) => {
-            let oldest = moment(oldest.wall_ms)?;
-            let words = format!("its history begins at {oldest}, later than {text}");
-            Err(Failure::new(Exit::NotFound, format!("{}: {words}", place.url)))
-        }
-        (None, None) => {
-            let words =
-                "no history is kept here; a host keeps it if `BucketSettings::history_for` says so";
-            Err(Failure::new(Exit::NotFound, format!("{}: {words}", place.url)))
-        }
-    }
-}
-
-fn history(place: &Place, output: &mut Output) -> Outcome {
+pub(super) fn history(address: &Address, output: &mut Output) -> Outcome {
     let mut table = output::table(&["MADE (UTC)", "LSN:", "EPOCH:"]);
     let mut values = Vec::new();
-    for point in bucket::history(&*place.open()?)? {
+    for point in bucket::history(&*address.open()?)? {
         let made = moment(point.wall_ms)?;
         table.add_row([made.clone(), point.lsn.to_string(), point.epoch.to_string()]);
         values.push(json!({
@@ -225,9 +144,9 @@ fn history(place: &Place, output: &mut Output) -> Outcome {
     output.line(table.trim_fmt())
 }
 
-fn verify(arguments: &Verify, output: &mut Output) -> Outcome {
-    let place = &arguments.place;
-    let objects = place.open()?;
+pub(super) fn verify(arguments: &Verify, output: &mut Output) -> Outcome {
+    let address = &arguments.address;
+    let objects = address.open()?;
     let mut progress = Progress::new(output, "verifying", Unit::Bytes);
     let mut listener = |done, total| progress.set(done, total);
     let report = if arguments.history {
@@ -260,7 +179,7 @@ fn verify(arguments: &Verify, output: &mut Output) -> Outcome {
         findings => count(findings, "finding"),
     };
     let (objects, bytes) = (count(report.objects, "object"), size(report.bytes));
-    output.line(format_args!("{}: {objects}, {bytes} read; {verdict}", place.url))?;
+    output.line(format_args!("{}: {objects}, {bytes} read; {verdict}", address.url))?;
     if report.is_clean() { Ok(()) } else { Err(Failure::told(Exit::Damaged)) }
 }
 
