@@ -5,6 +5,7 @@
 //! | `arguments` | the command line as a whole; each command's own is with the command |
 //! | `store` | `create`, `stat`, `compact`, and how every command opens a store |
 //! | `facets` | `ls`, `fork`, `mv`, `rm` |
+//! | `moves` | `move`: to another store |
 //! | `history` | `history`, `restore` |
 //! | `limits` | `limit`: quotas and retentions |
 //! | `import`, `export` | SQLite files in and out, one or thousands |
@@ -29,6 +30,7 @@ mod history;
 mod import;
 mod interrupt;
 mod limits;
+mod moves;
 mod output;
 mod progress;
 mod shell;
@@ -68,6 +70,7 @@ fn run(command: Command, output: &mut Output) -> Outcome {
         Command::Export(arguments) => export::run(&arguments, output),
         Command::Fork(arguments) => facets::fork(&arguments, output),
         Command::Mv(arguments) => facets::rename(&arguments, output),
+        Command::Move(arguments) => moves::run(&arguments, output),
         Command::Rm(arguments) => facets::delete(&arguments, output),
         Command::History(arguments) => history::list(&arguments, output),
         Command::Restore(arguments) => history::restore(&arguments, output),
