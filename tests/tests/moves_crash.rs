@@ -86,11 +86,12 @@ fn go_on(
                 departure.cancel()?;
             }
         }
-        let ids: BTreeSet<_> = source.departures()?.iter().map(|gone| gone.id()).collect();
-        for arrival in destination.arrivals()? {
-            if !ids.contains(&arrival.id()) {
-                arrival.discard()?;
-            }
+    }
+    // What the source knows nothing of was cancelled.
+    let ids: BTreeSet<_> = source.departures()?.iter().map(|gone| gone.id()).collect();
+    for arrival in destination.arrivals()? {
+        if !ids.contains(&arrival.id()) {
+            arrival.discard()?;
         }
     }
     let moved = std::thread::scope(|scope| {
