@@ -18,6 +18,8 @@ pub enum ErrorKind {
     NotFound,
     /// The thing named exists already.
     AlreadyExists,
+    /// The thing named is in another store, or on its way there: ask there.
+    Moved,
     /// The request itself is at fault; the same request will fail again.
     InvalidInput,
     /// The disk, or a limit set on the store, is full: free space, then try again.
@@ -195,6 +197,25 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The name is refused: see [`Store::refuse_name`](crate::Store::refuse_name).
+    #[error(
+        "facet {name}: {} {destination}; {}",
+        if *.is_gone { "has moved to" } else { "is on its way to" },
+        if *.is_gone {
+            "ask there, or have this store forget that it was here with `Host::forget_departed` or \
+             `lapidary move --forget`"
+        } else {
+            "go on with the move, or cancel it with `Departure::cancel` or `lapidary move --cancel`"
+        }
+    )]
+    FacetMoved {
+        /// The name.
+        name: String,
+        /// Where it goes or went.
+        destination: String,
+        /// Whether it has gone there.
+        is_gone: bool,
+    },
     /// The facet was deleted while a handle to it was open.
     #[error("facet {name}: was deleted; close this handle")]
     FacetDeleted {
@@ -249,6 +270,7 @@ impl Error {
             | Self::FacetDeleted { .. }
             | Self::BookmarkUnknown { .. } => ErrorKind::NotFound,
             Self::FacetExists { .. } => ErrorKind::AlreadyExists,
+            Self::FacetMoved { .. } => ErrorKind::Moved,
             Self::NotAStore { .. }
             | Self::FormatTooNew { .. }
             | Self::InvalidName { .. }

@@ -88,8 +88,8 @@ pub use io::{
 };
 pub use name::{FacetName, NAME_BYTES_MAX, NAME_LEVELS_MAX};
 pub use store::{
-    Cleaned, FacetInfo, Finding, FindingKind, ForkFrom, QuotaInfo, SalvageReport, SalvageSink,
-    Salvaged, Store, StoreStat, VerifyProgress, VerifyReport, Worker,
+    Cleaned, FacetInfo, Finding, FindingKind, ForkFrom, LimitsOf, QuotaInfo, Refusal,
+    SalvageReport, SalvageSink, Salvaged, Store, StoreStat, VerifyProgress, VerifyReport, Worker,
 };
 pub use types::{
     FacetId, FileNo, Incarnation, Lsn, PageNo, PageSize, SegmentId, StoreId, Ticket, Version, View,

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Fork(crate::facets::Fork),
     /// Rename a facet and all below it
     Mv(crate::facets::Rename),
+    /// Move a facet and all below it to another store
+    Move(crate::moves::Move),
     /// Delete facets and all below them
     Rm(crate::facets::Delete),
     /// List the versions of a facet that are kept

@@ -92,7 +92,7 @@ pub(crate) fn say(line: impl fmt::Display) {
 
 fn exit_of(kind: HostErrorKind) -> Exit {
     match kind {
-        HostErrorKind::NotFound => Exit::NotFound,
+        HostErrorKind::NotFound | HostErrorKind::Moved => Exit::NotFound,
         HostErrorKind::AlreadyExists => Exit::Exists,
         HostErrorKind::Retry => Exit::Busy,
         HostErrorKind::Corruption => Exit::Damaged,

@@ -6,6 +6,7 @@
 //! | `open` | which store a command works on, and how it is opened |
 //! | `store` | `create`, `stat`, `compact` |
 //! | `facets` | `ls`, `fork`, `mv`, `rm` |
+//! | `moves` | `move`: to another store |
 //! | `history` | `history`, `restore` |
 //! | `limits` | `limit`: quotas and retentions |
 //! | `import`, `export` | SQLite files in and out, one or thousands |
@@ -30,6 +31,7 @@ mod history;
 mod import;
 mod interrupt;
 mod limits;
+mod moves;
 mod open;
 mod output;
 mod progress;
@@ -70,6 +72,7 @@ fn run(command: Command, output: &mut Output) -> Outcome {
         Command::Export(arguments) => export::run(&arguments, output),
         Command::Fork(arguments) => facets::fork(&arguments, output),
         Command::Mv(arguments) => facets::rename(&arguments, output),
+        Command::Move(arguments) => moves::run(&arguments, output),
         Command::Rm(arguments) => facets::delete(&arguments, output),
         Command::History(arguments) => history::list(&arguments, output),
         Command::Restore(arguments) => history::restore(&arguments, output),

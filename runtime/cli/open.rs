@@ -22,6 +22,24 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    pub(crate) fn new(store: PathBuf, #[cfg(feature = "bucket")] bucket: Option<String>) -> Self {
+        Self {
+            store,
+            #[cfg(feature = "bucket")]
+            bucket,
+        }
+    }
+
+    /// The store, for whoever looks for it from elsewhere.
+    pub(crate) fn full_name(&self) -> Outcome<String> {
+        #[cfg(feature = "bucket")]
+        if let Some(url) = &self.bucket {
+            return Ok(url.clone());
+        }
+        let path = self.store.canonicalize().map_err(Failure::io("looking up", &self.store))?;
+        Ok(path.display().to_string())
+    }
+
     /// The directory.
     pub(crate) fn directory(&self) -> &PathBuf {
         &self.store

@@ -26,6 +26,8 @@ pub enum HostErrorKind {
     NotFound,
     /// The thing named exists already.
     AlreadyExists,
+    /// The thing named is in another store, or on its way there: ask there.
+    Moved,
     /// The request or a setting is at fault; the same request will fail again.
     InvalidInput,
     /// SQLite refused the statement or its values (syntax, constraint, type): nothing was changed.
@@ -78,6 +80,9 @@ pub enum HostError {
     /// A SQLite file could not be imported, exported or salvaged.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A move to another store, or from one, cannot go on.
+    #[error(transparent)]
+    Move(#[from] crate::moves::MoveError),
     /// A closure gave its transaction up with [`HostError::abort`]; it was rolled back.
     #[error("{}aborted by the caller: {source}", In(.facet.as_ref()))]
     Aborted {
@@ -427,6 +432,7 @@ impl HostError {
             #[cfg(feature = "bucket")]
             Self::Bucket(error) => error.kind(),
             Self::File(error) => error.kind(),
+            Self::Move(error) => error.kind(),
             Self::NotAllowed { .. } | Self::ReadTransactionWrites { .. } => {
                 HostErrorKind::NotAllowed
             }
@@ -617,6 +623,7 @@ pub(crate) fn store_kind(error: &lapidary_engine::Error) -> HostErrorKind {
         ErrorKind::Busy | ErrorKind::Unavailable => HostErrorKind::Retry,
         ErrorKind::NotFound => HostErrorKind::NotFound,
         ErrorKind::AlreadyExists => HostErrorKind::AlreadyExists,
+        ErrorKind::Moved => HostErrorKind::Moved,
         ErrorKind::InvalidInput => HostErrorKind::InvalidInput,
         ErrorKind::NoSpace => HostErrorKind::NoSpace,
         ErrorKind::Reopen => HostErrorKind::Reopen,

@@ -27,6 +27,7 @@ use crate::files::forget_interrupted;
 use crate::isolation::Policies;
 use crate::mailbox::{Inbox, mailbox};
 use crate::meter::Meters;
+use crate::moves::{Moves, is_hidden};
 use crate::placement::Placement;
 use crate::readers::Readers;
 use crate::residency::Pins;
@@ -250,6 +251,8 @@ impl Host {
             }
         }));
         let alarms = AlarmService::open(&registration, cores, config.on_alarm.clone())?;
+        // Before the first call, which could create what has gone elsewhere.
+        let moves = Moves::open(&registration)?;
         let policies = Arc::new(Policies::new(config.isolation.clone()));
         let meters = Arc::<Meters>::default();
         let shared = Arc::new(Shared {
@@ -272,6 +275,7 @@ impl Host {
             counters: (0..cores).map(|core| Arc::new(exported::counters(&store, core))).collect(),
             aborts: (0..cores).map(|_| Aborts::default()).collect(),
             alarms: Arc::new(alarms),
+            moves,
             pins: Pins::default(),
             names: Names::default(),
             tickers: Tickers::default(),
@@ -399,15 +403,7 @@ impl Host {
         };
         let core = prefix.as_ref().map_or(0, |prefix| self.shared.placement.core_of(prefix));
         Target::on_core(&self.shared, core).call(move |core: &mut Core| {
-            // The host's own are not told of, and there is at most one for each core.
-            let with_reserved = limit.saturating_add(core.shared.mailboxes.len());
-            core.on_catalog(&[], |store| {
-                let mut found =
-                    store.list_facets(prefix.as_ref(), after.as_ref(), with_reserved)?;
-                found.retain(|facet| !is_reserved(&facet.name));
-                found.truncate(limit);
-                Ok(found)
-            })
+            core.on_catalog(&[], |store| list(store, prefix.as_ref(), after, limit))
         })
     }
 
@@ -570,6 +566,28 @@ fn check_not_in_bucket(environment: &Environment) -> Result<()> {
     .into())
 }
 
+/// As [`Host::list`] has it: the host's own are not told of, nor what is on its way to or from another store.
+fn list(
+    store: &Store,
+    prefix: Option<&FacetName>,
+    mut after: Option<FacetName>,
+    limit: usize,
+) -> Result<Vec<FacetInfo>> {
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let more = store.list_facets(prefix, after.as_ref(), limit - found.len())?;
+        let Some(last) = more.last() else { break };
+        after = Some(last.name.clone());
+        found.extend(more.into_iter().filter(|facet| !is_kept(&facet.name)));
+    }
+    Ok(found)
+}
+
+/// Whether the host keeps the name for itself.
+fn is_kept(name: &FacetName) -> bool {
+    is_reserved(name) || is_hidden(name)
+}
+
 /// A name that a facet can have.
 pub(crate) fn checked(name: &str) -> Result<FacetName> {
     if name == ":memory:" {
@@ -578,7 +596,7 @@ pub(crate) fn checked(name: &str) -> Result<FacetName> {
         return Err(Error::InvalidInput(reason.to_owned()).into());
     }
     let name = FacetName::new(name)?;
-    if is_reserved(&name) {
+    if is_kept(&name) {
         let reason = format!("facet name \"{name}\" is refused: the host keeps it; choose another");
         return Err(Error::InvalidInput(reason).into());
     }

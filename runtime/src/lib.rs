@@ -50,6 +50,7 @@
 //! | `forks` | forks, quotas and retentions, by name |
 //! | `uri` | how plain connections name a facet |
 //! | `files` | import and export of SQLite files, salvage of a damaged store into files |
+//! | `moves` | facets that go to another store |
 //! | `history` | bookmarks of a facet, reading and restoring the past |
 //! | `call` | [`Call`]: the reply to come, as a future and for blocking |
 //! | `mailbox`, `line` | how calls enter a core, and wait for room when it is full |
@@ -110,6 +111,7 @@ mod latency;
 mod line;
 mod mailbox;
 mod meter;
+mod moves;
 mod name_set;
 mod once;
 mod output_gate;
@@ -153,6 +155,9 @@ pub use isolation::Isolation;
 pub use kv::{KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, Kv, KvList, KvTransaction};
 pub use latency::LatencySummary;
 pub use meter::MeterReading;
+pub use moves::{
+    Arrival, ArrivalReceipt, Departed, Departure, DepartureProof, DepartureState, MoveError, MoveId,
+};
 pub use once::REQUESTS_REMEMBERED_MAX;
 pub use schema::Schema;
 pub use shared_commit::COALESCED_CALLS_MAX;

@@ -13,6 +13,7 @@ use crate::error::{HostError, Result};
 use crate::isolation::Policies;
 use crate::mailbox::Mailbox;
 use crate::meter::Meters;
+use crate::moves::Moves;
 use crate::placement::Placement;
 use crate::readers::Readers;
 use crate::residency::Pins;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Box<[Arc<CoreCounters>]>,
     pub(crate) aborts: Box<[Aborts]>,
     pub(crate) alarms: Arc<AlarmService>,
+    pub(crate) moves: Moves,
     pub(crate) pins: Pins,
     pub(crate) names: Names,
     pub(crate) tickers: Tickers,

@@ -38,7 +38,9 @@ impl Snapshot {
         Self { pinned: Arc::new(Pinned { facet, content }) }
     }
 
-    pub(crate) fn facet(&self) -> &Arc<Facet> {
+    /// The facet that it is a version of.
+    #[must_use]
+    pub fn facet(&self) -> &Arc<Facet> {
         &self.pinned.facet
     }
 

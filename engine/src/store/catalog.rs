@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
+use super::refusals::Refusals;
 use super::settings::Settings;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ pub(crate) struct Catalog {
     open: FxHashSet<FacetId>,
     next: FacetId,
     pub(crate) settings: Settings,
+    pub(super) refusals: Refusals,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Catalog {
             open: FxHashSet::default(),
             next,
             settings: Settings::default(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -395,9 +398,11 @@ impl Catalog {
             if self.by_name.contains_key(&new) {
                 return Err(Error::FacetExists { name: new.to_string() });
             }
+            self.refusals.check(&new, Some(from))?;
             names.push((name.clone(), new));
         }
         if names.is_empty() {
+            self.refusals.check(from, None)?;
             return Err(Error::FacetNotFound { name: from.to_string() });
         }
         Ok(names)

@@ -107,6 +107,7 @@ impl Store {
             } else if catalog.contains(to) {
                 return Err(Error::FacetExists { name: to.to_string() });
             } else {
+                catalog.refusals.check(to, None)?;
                 vec![(from.clone(), to.clone())]
             };
             let mut sources = Vec::with_capacity(names.len());

@@ -1,5 +1,7 @@
 //! Quotas and retentions, from the outside.
 
+use std::collections::BTreeMap;
+
 use super::Store;
 use crate::config::Retention;
 use crate::error::Result;
@@ -17,6 +19,18 @@ pub struct QuotaInfo {
     pub limit_bytes: u64,
     /// Bytes that their latest versions have.
     pub used_bytes: u64,
+}
+
+/// What was set on a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitsOf {
+    /// The name.
+    pub name: FacetName,
+    /// Its quota, if it has one.
+    pub quota_bytes: Option<u64>,
+    /// Its retention, if it has one.
+    pub retention: Option<Retention>,
 }
 
 impl Store {
@@ -62,6 +76,26 @@ impl Store {
     #[must_use]
     pub fn retention(&self, name: &FacetName) -> Option<Retention> {
         self.shared.catalog().settings.retention(name)
+    }
+
+    /// The quotas and retentions that were set on the name and on names below it, in order.
+    #[must_use]
+    pub fn limits_within(&self, root: &FacetName) -> Vec<LimitsOf> {
+        let catalog = self.shared.catalog();
+        let mut found = BTreeMap::<FacetName, LimitsOf>::new();
+        let of =
+            |name: &FacetName| LimitsOf { name: name.clone(), quota_bytes: None, retention: None };
+        for quota in catalog.settings.quotas().filter(|quota| quota.name.is_within(root)) {
+            let limits = found.entry(quota.name.clone()).or_insert_with(|| of(&quota.name));
+            limits.quota_bytes = Some(quota.limit_bytes());
+        }
+        for (name, retention) in catalog.settings.retentions() {
+            if name.is_within(root) {
+                let limits = found.entry(name.clone()).or_insert_with(|| of(name));
+                limits.retention = Some(retention);
+            }
+        }
+        found.into_values().collect()
     }
 
     fn set(&self, name: &FacetName, change: &CatalogChange) -> Result<Ticket> {

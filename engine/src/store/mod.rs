@@ -12,6 +12,7 @@ mod interleavings;
 mod limits;
 mod recovery;
 mod references;
+mod refusals;
 mod salvage;
 mod settings;
 mod superblock;
@@ -26,8 +27,9 @@ use checkpoint::Checkpointer;
 pub use cleaner::Cleaned;
 use cleaner::{Cleaning, Pace, Urge};
 pub use fork::ForkFrom;
-pub use limits::QuotaInfo;
+pub use limits::{LimitsOf, QuotaInfo};
 use recovery::Following;
+pub use refusals::Refusal;
 pub use salvage::{SalvageReport, SalvageSink, Salvaged};
 pub use verify::{Finding, FindingKind, VerifyProgress, VerifyReport};
 pub use worker::Worker;
@@ -244,7 +246,8 @@ impl Store {
     /// Creates an empty facet. It is durable with the next commit or flush.
     ///
     /// # Errors
-    /// [`Error::FacetExists`]; [`Error::NoSpace`]; [`Error::Poisoned`] or [`Error::Closed`].
+    /// [`Error::FacetExists`]; [`Error::FacetMoved`]; [`Error::NoSpace`]; [`Error::Poisoned`] or
+    /// [`Error::Closed`].
     pub fn create_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
         match self.shared.create(name)? {
             (facet, true) => Ok(facet),
@@ -255,10 +258,16 @@ impl Store {
     /// Opens a facet.
     ///
     /// # Errors
-    /// [`Error::FacetNotFound`]; [`Error::Poisoned`] or [`Error::Closed`].
+    /// [`Error::FacetNotFound`]; [`Error::FacetMoved`]; [`Error::Poisoned`] or [`Error::Closed`].
     pub fn open_facet(&self, name: &FacetName) -> Result<Arc<Facet>> {
         self.shared.core.log.check_usable()?;
-        self.shared.open(name).ok_or_else(|| Error::FacetNotFound { name: name.to_string() })
+        match self.shared.open(name) {
+            Some(facet) => Ok(facet),
+            None => {
+                self.shared.catalog().refusals.check(name, None)?;
+                Err(Error::FacetNotFound { name: name.to_string() })
+            }
+        }
     }
 
     /// Opens the facet of an id, whatever it is called now; `None` if it was deleted. An id is never
@@ -310,6 +319,7 @@ impl Store {
         let mut catalog = shared.catalog_mut();
         let facets = catalog.remove_subtree(name, core);
         if facets.is_empty() {
+            catalog.refusals.check(name, None)?;
             return Err(Error::FacetNotFound { name: name.to_string() });
         }
         // Before the catalog is let go of: whoever makes segments ready asks one or the other.
@@ -327,7 +337,7 @@ impl Store {
     /// Renames a facet and all below it, atomically. Open handles stay good.
     ///
     /// # Errors
-    /// [`Error::FacetNotFound`]; [`Error::FacetExists`] if a new name is taken;
+    /// [`Error::FacetNotFound`]; [`Error::FacetExists`] if a new name is taken, [`Error::FacetMoved`] if it is refused;
     /// [`Error::InvalidName`] if one would break a rule; [`Error::InvalidInput`] if the new name is
     /// within the old; [`Error::NoSpace`]; [`Error::Poisoned`] or [`Error::Closed`].
     pub fn rename_facet(&self, from: &FacetName, to: &FacetName) -> Result<Ticket> {
@@ -617,6 +627,7 @@ impl Shared {
         if let Some(facet) = catalog.get(name, core) {
             return Ok((facet, false));
         }
+        catalog.refusals.check(name, None)?;
         let limits = catalog.settings.limits_of(name, &core.tunables);
         let incarnation = core.incarnation;
         let wall_ms = core.environment.clock.wall_ms();

@@ -55,6 +55,10 @@ impl Settings {
         self.retentions.get(name).copied()
     }
 
+    pub(crate) fn retentions(&self) -> impl Iterator<Item = (&FacetName, Retention)> {
+        self.retentions.iter().map(|(name, retention)| (name, *retention))
+    }
+
     /// Sets or lifts a quota; says whether it is a new one.
     pub(crate) fn set_quota(&mut self, name: &FacetName, bytes: Option<u64>) -> bool {
         match (self.quotas.get(name), bytes) {

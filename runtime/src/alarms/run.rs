@@ -13,6 +13,7 @@ use super::service::AlarmService;
 use crate::core_thread::Core;
 use crate::error::{HostError, HostErrorKind, Result};
 use crate::facet::Start;
+use crate::moves::{MoveError, is_hidden};
 use crate::reserved::alarms as rows;
 
 /// Most bytes of an error that are kept with an alarm.
@@ -34,6 +35,11 @@ impl Core {
             // Deleted or renamed meanwhile: a call would create a facet. The entry is there still.
             Ok(_) => return (Ok(()), Ticket::DURABLE),
             Err(error) => return (Err(error.into()), Ticket::DURABLE),
+        }
+        if is_hidden(name) {
+            // On its way to another store, where the alarm runs, or from one, and not there yet.
+            let hidden = MoveError::Hidden { facet: name.clone() };
+            return (Err(hidden.into()), Ticket::DURABLE);
         }
         let service = Arc::clone(&self.shared.alarms);
         let now_ms = service.now_ms();

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lapidary_engine::{Facet, FacetId, Store};
+use lapidary_engine::{Facet, FacetId, Store, StoreId};
 use lapidary_vfs::Registration;
+use rusqlite::Connection;
 
 use super::handler::AlarmHandler;
 use super::index::{Entry, Shard};
 use super::thread::Signal;
 use crate::error::Result;
+use crate::reserved::alarms as rows;
 
 /// What has become of alarms since the host was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +99,23 @@ impl AlarmService {
         Ok(())
     }
 
+    /// Gives the alarms that were `from`'s to the facet, on a connection of its own to it. The index is told first:
+    /// if the commit came first, a crash between the two would leave a row that nobody looks at.
+    pub(crate) fn pass_on(
+        self: &Arc<Self>,
+        shard: usize,
+        facet: &Facet,
+        from: (StoreId, FacetId),
+        connection: &Connection,
+    ) -> Result<()> {
+        let owner = Owner::new(self, shard, facet);
+        if rows::has_any(connection)? {
+            self.look_at(shard, facet.id(), 0)?;
+            rows::pass_on(connection, &owner_bytes(from.0, from.1), &owner)?;
+        }
+        Ok(())
+    }
+
     /// Has the facet of `entry` looked at at `wake` and not before. To be called after the commit that
     /// allows it.
     pub(super) fn set(&self, entry: Entry, wake: Option<i64>) -> Result<()> {
@@ -143,10 +162,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn new(service: &Arc<AlarmService>, shard: usize, facet: &Facet) -> Self {
-        let mut bytes = [0; 24];
-        let (store, number) = bytes.split_at_mut(16);
-        store.copy_from_slice(&service.store.id().0);
-        number.copy_from_slice(&facet.id().0.to_be_bytes());
+        let bytes = owner_bytes(service.store.id(), facet.id());
         let (service, facet) = (Arc::clone(service), facet.id());
         Self { service, shard, facet, bytes, earliest: Cell::new(None) }
     }
@@ -182,6 +198,14 @@ impl Owner {
             None => Ok(()),
         }
     }
+}
+
+fn owner_bytes(store: StoreId, facet: FacetId) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    let (first, number) = bytes.split_at_mut(16);
+    first.copy_from_slice(&store.0);
+    number.copy_from_slice(&facet.0.to_be_bytes());
+    bytes
 }
 
 impl fmt::Debug for Owner {

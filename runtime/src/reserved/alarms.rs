@@ -95,6 +95,17 @@ pub(crate) fn adopt(connection: &Connection, owner: &Owner) -> Result<usize> {
     change(connection, sql, [owner.bytes()])
 }
 
+/// Whether the facet may have alarms.
+pub(crate) fn has_any(connection: &Connection) -> Result<bool> {
+    exists(connection, TABLE)
+}
+
+/// Makes the alarms of one other facet `owner`'s.
+pub(crate) fn pass_on(connection: &Connection, from: &[u8], owner: &Owner) -> Result<usize> {
+    let sql = "UPDATE main._lapidary_alarms SET owner = ?1 WHERE owner = ?2";
+    change(connection, sql, (owner.bytes(), from))
+}
+
 /// When the next alarm of `owner` is to run.
 pub(crate) fn next_wake(connection: &Connection, owner: &Owner) -> Result<Option<i64>> {
     let sql = "SELECT wake FROM main._lapidary_alarms

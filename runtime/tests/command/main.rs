@@ -7,6 +7,7 @@ mod bench;
 mod bucket;
 mod check;
 mod files;
+mod moves;
 mod names;
 mod shell;
 mod terminal;
