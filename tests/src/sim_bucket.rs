@@ -235,6 +235,14 @@ impl SimObjects {
         self.with(|host| host.lost_at.is_some_and(|(at, _)| host.requests > at))
     }
 
+    /// Unless the host was lost already, it will not be. Says whether it was.
+    pub fn spare(&self) -> bool {
+        self.with(|host| {
+            host.lost_at = host.lost_at.filter(|(at, _)| host.requests > *at);
+            host.lost_at.is_some()
+        })
+    }
+
     /// No request arrives, or all do again.
     pub fn cut_off(&self, is_cut_off: bool) {
         self.with(|host| host.is_cut_off = is_cut_off);
