@@ -33,11 +33,17 @@ impl Place {
     /// The store, for whoever looks for it from elsewhere.
     pub(crate) fn full_name(&self) -> Outcome<String> {
         #[cfg(feature = "bucket")]
-        if let Some(url) = &self.bucket {
-            return Ok(url.clone());
+        if let Some(url) = self.url() {
+            return Ok(url.to_owned());
         }
         let path = self.store.canonicalize().map_err(Failure::io("looking up", &self.store))?;
         Ok(path.display().to_string())
+    }
+
+    /// The bucket. A variable that is set to nothing is none.
+    #[cfg(feature = "bucket")]
+    fn url(&self) -> Option<&str> {
+        self.bucket.as_deref().filter(|url| !url.is_empty())
     }
 
     /// The directory.
@@ -72,7 +78,7 @@ impl Place {
         let create = options.create;
         let config = HostConfig::new().cores(NonZeroUsize::MIN).pin_cores(false).store(options);
         #[cfg(feature = "bucket")]
-        if let Some(url) = &self.bucket {
+        if let Some(url) = self.url() {
             let held = crate::bucket::hold(url, &self.store, create)?;
             return Ok(Host::open_from_bucket(held, config)?);
         }
@@ -87,7 +93,7 @@ impl Place {
     /// Whether there is a store.
     pub(crate) fn has_store(&self) -> Outcome<bool> {
         #[cfg(feature = "bucket")]
-        if let Some(url) = &self.bucket {
+        if let Some(url) = self.url() {
             return crate::bucket::has_store(url);
         }
         Ok(self.store.join("SUPERBLOCK").exists())
@@ -96,8 +102,8 @@ impl Place {
     /// The store, for messages.
     pub(crate) fn describe(&self) -> String {
         #[cfg(feature = "bucket")]
-        if let Some(url) = &self.bucket {
-            return url.clone();
+        if let Some(url) = self.url() {
+            return url.to_owned();
         }
         self.store.display().to_string()
     }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::Address;
 use crate::export::told;
-use crate::failure::{Exit, Failure, Outcome, say};
+use crate::failure::{Failure, Outcome, say};
 use crate::output::{self, Output};
 use crate::shell::{Mode, run_on};
 use crate::store::bytes_of;
@@ -31,6 +31,10 @@ struct Past {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  lapidary bucket ls s3://stores/agents tenants/acme
+  lapidary bucket ls s3://stores/agents --as-of '2026-05-01 12:30'")]
 pub(super) struct List {
     #[command(flatten)]
     address: Address,
@@ -41,6 +45,11 @@ pub(super) struct List {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  lapidary bucket sql s3://stores/agents agents/42 'SELECT count(*) FROM note'
+  lapidary bucket sql s3://stores/agents agents/42 --mode csv 'SELECT * FROM note' > note.csv
+  lapidary bucket sql s3://stores/agents agents/42 --as-of '2026-05-01 12:30' 'SELECT * FROM note'")]
 pub(super) struct Sql {
     #[command(flatten)]
     address: Address,
@@ -56,6 +65,10 @@ pub(super) struct Sql {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  lapidary bucket export s3://stores/agents agents/42 copy.sqlite
+  lapidary bucket export s3://stores/agents agents/42 then.sqlite --as-of '2026-05-01 12:30'")]
 pub(super) struct Export {
     #[command(flatten)]
     address: Address,
@@ -168,10 +181,7 @@ pub(super) fn sql(arguments: &Sql, output: &mut Output) -> Outcome {
         Some(bookmark) => follower.read_at(facet, bookmark, body)?,
         None => follower.read(facet, body)?,
     }
-    outcome.map_err(|failure| match failure.exit {
-        Exit::Failed => failure.about("what a bucket has is only read"),
-        _ => failure,
-    })
+    outcome
 }
 
 pub(super) fn export(arguments: &Export, output: &mut Output) -> Outcome {

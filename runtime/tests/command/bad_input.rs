@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use super::{Place, command, run_with_input};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "create",
     "ls",
     "stat",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 18] = [
     "export",
     "fork",
     "mv",
+    "move",
     "rm",
     "history",
     "restore",
